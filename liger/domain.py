@@ -287,3 +287,24 @@ class WindowOutcome:
     sampled_digest: int
     timings: WindowTimings
     batches: tuple[BatchOutcome, ...] = ()  # rank 0 alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a model is and can do (liger.v1.ModelInfo)."""
+
+    name: str  # as clients call it
+    architecture: str  # class named in config.json
+    tasks: tuple[Task, ...]
+    max_length: int  # tokens of prompt and output together
+    vocabulary_size: int
+    hidden_size: int
+    num_layers: int
+    labels: tuple[str, ...] = ()  # of a classification head, by class index
+    default_pooling: Pooling | None = None
+    default_normalize: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+    dtype: str = "float32"
+    fingerprint: str = ""  # equal on all ranks of a group
+    multi_label: bool = False
+    num_token_types: int = 0

@@ -1,0 +1,186 @@
+"""What gateways send, checked; what they are sent."""
+
+from collections.abc import Sequence
+
+from controller.core.events import Event, OutputMade, RequestAccount, RequestBroken, RequestEnded, TokensMade
+from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
+from liger.domain import (
+    ClassifyOutput,
+    EncodeOutput,
+    Fence,
+    Logprob,
+    Pooling,
+    PoolOutput,
+    Sampling,
+    ScoreOutput,
+    Task,
+)
+from liger.errors import InvalidRequestError, NotServedError
+from liger.rpc.status import to_message
+from liger.v1 import controller_pb2, types_pb2
+
+MAX_SAMPLES = 64
+
+
+def to_request(message: controller_pb2.Submit, now_ns: int) -> Request:
+    """Return the request that a gateway submitted.
+
+    Raises:
+        InvalidRequestError: The message breaks its contract.
+        NotServedError: It asks for what ranks do not do yet.
+    """
+    if not message.request_id or not message.model:
+        raise InvalidRequestError("a submitted request needs a request_id and a model")
+    if message.task not in types_pb2.Task.values() or message.task == types_pb2.TASK_UNSPECIFIED:
+        raise InvalidRequestError("a submitted request needs a known task", field="task")
+    deadline_ns = now_ns + round(message.timeout_s * 1e9) if message.HasField("timeout_s") else None
+    return Request(
+        request_id=message.request_id,
+        model=message.model,
+        task=Task(message.task),
+        work=_work(message),
+        priority=message.priority,
+        deadline_ns=deadline_ns,
+        trace_context=dict(message.trace_context),
+    )
+
+
+def _work(message: controller_pb2.Submit) -> GenerateWork | EncodeWork:
+    match message.WhichOneof("work"):
+        case "generate":
+            return _generate(message.generate)
+        case "encode":
+            return _encode(message.encode)
+        case _:
+            raise InvalidRequestError("a submitted request needs work", field="work")
+
+
+def _generate(work: controller_pb2.GenerateWork) -> GenerateWork:
+    if not work.prompt_token_ids:
+        raise InvalidRequestError("the prompt has no tokens", field="generate.prompt_token_ids")
+    if not 1 <= work.num_samples <= MAX_SAMPLES or work.max_tokens < 1:
+        raise InvalidRequestError(f"num_samples must be 1 to {MAX_SAMPLES} and max_tokens at least 1", field="generate")
+    later = {
+        "prompt_logprobs": work.HasField("prompt_logprobs"),
+        "structured_output": work.HasField("structured_output"),
+        "delivered": len(work.delivered) > 0,
+    }
+    for name, is_set in later.items():
+        if is_set:
+            raise NotServedError(f"{name} is not served yet; leave it unset", field=f"generate.{name}")
+    logprobs = work.logprobs if work.HasField("logprobs") else None
+    sampling = to_sampling(work.sampling, logprobs)
+    return GenerateWork(
+        prompt_token_ids=tuple(work.prompt_token_ids),
+        samplings=(sampling,) * work.num_samples,
+        max_tokens=work.max_tokens,
+        min_tokens=work.min_tokens,
+        stop_token_ids=frozenset(work.stop_token_ids),
+    )
+
+
+def to_sampling(message: types_pb2.SamplingParameters, logprobs: int | None) -> Sampling:
+    """Return how tokens are drawn, with unset fields filled in."""
+    return Sampling(
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        min_p=message.min_p,
+        seed=message.seed,
+        logprobs=logprobs,
+    )
+
+
+def _encode(work: controller_pb2.EncodeWork) -> EncodeWork:
+    if not work.items:
+        raise InvalidRequestError("there are no inputs", field="encode.items")
+    return EncodeWork(items=tuple(_item(item, work.head) for item in work.items))
+
+
+def _item(item: controller_pb2.EncodeWork.Item, head: controller_pb2.EncodeHead) -> EncodeItem:
+    if not item.token_ids:
+        raise InvalidRequestError("an input has no tokens", field="encode.items.token_ids")
+    if item.token_type_ids and len(item.token_type_ids) != len(item.token_ids):
+        raise InvalidRequestError("token_type_ids must be as many as token_ids", field="encode.items.token_type_ids")
+    return EncodeItem(
+        token_ids=tuple(item.token_ids),
+        token_type_ids=tuple(item.token_type_ids),
+        output=_output(item, head),
+    )
+
+
+def _output(item: controller_pb2.EncodeWork.Item, head: controller_pb2.EncodeHead) -> EncodeOutput:
+    match head.WhichOneof("kind"):
+        case "pool":
+            if head.pool.pooling == types_pb2.POOLING_UNSPECIFIED:
+                raise InvalidRequestError("pooling must be named", field="encode.head.pool.pooling")
+            pooling = Pooling(head.pool.pooling)
+            return PoolOutput(pooling=pooling, normalize=head.pool.normalize, dimensions=head.pool.dimensions)
+        case "classify":
+            return ClassifyOutput()
+        case "score":
+            if not 1 <= item.score_from <= len(item.token_ids):
+                raise InvalidRequestError("score_from must be inside the input", field="encode.items.score_from")
+            return ScoreOutput(score_from=item.score_from)
+        case _:
+            raise InvalidRequestError("an encode request needs a head", field="encode.head")
+
+
+def from_event(event: Event, fence: Fence, worker_ids: Sequence[str]) -> controller_pb2.ConnectResponse:
+    """Return the message that tells a gateway of an event."""
+    match event:
+        case TokensMade():
+            return controller_pb2.ConnectResponse(tokens=_tokens(event))
+        case OutputMade(request_id=request_id, item=item, result=result):
+            logprobs = [from_logprob(logprob) for logprob in result.logprobs]
+            output = controller_pb2.EncodeOutput(request_id=request_id, item=item, values=result.values)
+            output.logprobs.extend(logprobs)
+            return controller_pb2.ConnectResponse(output=output)
+        case RequestEnded(request_id=request_id, account=account):
+            placement = types_pb2.Placement(group=fence.group, epoch=fence.epoch, worker_ids=worker_ids)
+            ended = _finished(request_id, account, placement)
+            return controller_pb2.ConnectResponse(finished=ended)
+        case RequestBroken():
+            return broken(event)
+
+
+def broken(event: RequestBroken) -> controller_pb2.ConnectResponse:
+    """Return the message that tells a gateway of a failed request."""
+    failed = controller_pb2.RequestFailed(request_id=event.request_id, error=to_message(event.error))
+    return controller_pb2.ConnectResponse(failed=failed)
+
+
+def _tokens(event: TokensMade) -> controller_pb2.SampleTokens:
+    return controller_pb2.SampleTokens(
+        request_id=event.request_id,
+        sample=event.sample,
+        offset=event.offset,
+        token_ids=event.token_ids,
+        logprobs=[from_logprob(logprob) for logprob in event.logprobs],
+        finish_reason=types_pb2.FinishReason.ValueType(event.finish_reason or 0),
+    )
+
+
+def from_logprob(logprob: Logprob) -> types_pb2.TokenLogprob:
+    """Return a token's likelihood as a message."""
+    return types_pb2.TokenLogprob(
+        token_id=logprob.token_id,
+        logprob=logprob.logprob,
+        top_token_ids=logprob.top_token_ids,
+        top_logprobs=logprob.top_logprobs,
+    )
+
+
+def _finished(
+    request_id: str, account: RequestAccount, placement: types_pb2.Placement
+) -> controller_pb2.RequestFinished:
+    usage = types_pb2.Usage(prompt_tokens=account.num_prompt_tokens, completion_tokens=account.num_completion_tokens)
+    timings = types_pb2.Timings(
+        queue_ns=account.queue_ns,
+        prefill_ns=account.prefill_ns,
+        decode_ns=account.decode_ns,
+        compute_ns=account.compute_ns,
+        exposed_communication_ns=account.exposed_ns,
+        depth=account.depth,
+    )
+    return controller_pb2.RequestFinished(request_id=request_id, usage=usage, timings=timings, placement=placement)

@@ -1,0 +1,42 @@
+"""A batch in flight: what it holds and how far its segments are published."""
+
+from dataclasses import dataclass
+
+from controller.core.sequence import Sequence
+from liger.domain import BatchKind, BatchStart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeEntry:
+    """One input of a discriminative request, in a batch."""
+
+    request_id: str
+    item: int
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Batch:
+    """Sequences or inputs that advance together."""
+
+    start: BatchStart
+    num_tokens: int
+    sequences: tuple[Sequence, ...] = ()  # prefill: one a chunk; decode: one a row
+    entries: tuple[EncodeEntry, ...] = ()  # encode: one an input
+    sequence_starts: tuple[Sequence, ...] = ()  # those whose row begins with this batch
+    position: int = 0  # segments published so far
+    is_published: bool = False  # whether its start went out
+
+    @property
+    def batch_id(self) -> int:
+        """Its number within the epoch."""
+        return self.start.batch_id
+
+    @property
+    def kind(self) -> BatchKind:
+        """What it does."""
+        return self.start.kind
+
+    @property
+    def request_ids(self) -> set[str]:
+        """The requests that it advances."""
+        return {sequence.request_id for sequence in self.sequences} | {entry.request_id for entry in self.entries}

@@ -1,0 +1,198 @@
+"""Decides what runs next: continuous batching of sequences, encode batches by token budget, classes in turn.
+
+The classes are decode, prefill and encode. The class that was served longest ago goes first if it has work, so that
+none starves; inside a class, higher priority goes first, then first come first served.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from controller.core.batch import Batch, EncodeEntry
+from controller.core.block_manager import BlockManager
+from controller.core.queues import PriorityQueue
+from controller.core.requests import EncodeItem
+from controller.core.sequence import Sequence, SequenceState
+from liger.domain import BatchKind, BatchRows, BatchStart, BlockAppends, DecodeRows, EncodeRows, PrefillRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """Bounds of batches."""
+
+    max_batch_tokens: int  # tokens of a prefill or encode batch; a longer single input runs alone
+    max_sequences: int  # rows of the sequence table, so sequences in work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    entry: EncodeEntry
+    item: EncodeItem
+
+
+class BatchManager:
+    """The queues and running sequences of one group in one epoch."""
+
+    def __init__(self, limits: BatchLimits, blocks: BlockManager) -> None:
+        self.running: list[Sequence] = []
+        self.blocks = blocks
+        self._limits = limits
+        self._waiting: PriorityQueue[Sequence] = PriorityQueue()
+        self._encode: PriorityQueue[_Waiting] = PriorityQueue()
+        self._free_rows = list(range(limits.max_sequences - 1, -1, -1))
+        self._freed_rows: list[int] = []
+        self._turns: list[tuple[BatchKind, Callable[[int, int], Batch | None]]] = [
+            (BatchKind.PREFILL, self._prefill),
+            (BatchKind.ENCODE, self._encode_batch),
+            (BatchKind.DECODE, self._decode),
+        ]
+        self._last_batch_id = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences and inputs that hold nothing yet."""
+        return len(self._waiting) + len(self._encode)
+
+    def add_sequence(self, sequence: Sequence, priority: int) -> None:
+        """Queue a sequence."""
+        self._waiting.push(sequence, priority)
+
+    def add_items(self, request_id: str, items: Iterable[EncodeItem], priority: int) -> None:
+        """Queue the inputs of a discriminative request."""
+        for number, item in enumerate(items):
+            self._encode.push(_Waiting(entry=EncodeEntry(request_id=request_id, item=number), item=item), priority)
+
+    def drop(self, request_id: str) -> None:
+        """Forget what waits of a request; what runs is ended by its sequences."""
+        self._waiting.discard(lambda sequence: sequence.request_id == request_id)
+        self._encode.discard(lambda waiting: waiting.entry.request_id == request_id)
+
+    def next_batch(self, slot: int) -> Batch | None:
+        """Form the batch that should run next in a free slot, or None if nothing can run."""
+        self._admit()
+        for turn in self._turns:
+            batch = turn[1](self._last_batch_id + 1, slot)
+            if batch is not None:
+                self._last_batch_id += 1
+                self._turns.remove(turn)
+                self._turns.append(turn)
+                return batch
+        return None
+
+    def release(self, sequence: Sequence) -> None:
+        """Take row and blocks of an ended sequence back; none of its batches is in flight any more."""
+        sequence.advance(SequenceState.RELEASED)
+        self.running.remove(sequence)
+        self.blocks.free(sequence.blocks)
+        self._free_rows.append(sequence.row)
+        self._freed_rows.append(sequence.row)
+
+    def take_freed_rows(self) -> tuple[int, ...]:
+        """Return the rows freed since the last call, for the ranks."""
+        rows, self._freed_rows = tuple(self._freed_rows), []
+        return rows
+
+    def _admit(self) -> None:
+        while self._waiting and self._free_rows:
+            sequence = self._waiting.peek()
+            if sequence.state is not SequenceState.WAITING:
+                self._waiting.pop()
+                continue
+            blocks = self.blocks.allocate(self.blocks.blocks_for(sequence.num_tokens_at_most))
+            if blocks is None:
+                return
+            self._waiting.pop()
+            sequence.blocks, sequence.row = blocks, self._free_rows.pop()
+            sequence.advance(SequenceState.RUNNING)
+            self.running.append(sequence)
+
+    def _prefill(self, batch_id: int, slot: int) -> Batch | None:
+        budget = self._limits.max_batch_tokens
+        chunks: list[tuple[Sequence, int, int]] = []  # sequence, first token, tokens
+        for sequence in self.running:
+            if not sequence.needs_prefill or budget == 0:
+                continue
+            length = min(sequence.num_prompt_tokens - sequence.num_prefilled, budget)
+            chunks.append((sequence, sequence.num_prefilled, length))
+            budget -= length
+        if not chunks:
+            return None
+        batch = _prefill_batch(batch_id, slot, chunks)
+        for sequence, start, length in chunks:
+            sequence.num_prefilled = start + length
+            sequence.num_drawn = int(sequence.num_prefilled == sequence.num_prompt_tokens)
+            _join(sequence)
+        return batch
+
+    def _decode(self, batch_id: int, slot: int) -> Batch | None:
+        sequences = tuple(sequence for sequence in self.running if sequence.can_decode)
+        if not sequences:
+            return None
+        rows = DecodeRows(
+            rows=tuple(sequence.row for sequence in sequences),
+            positions=tuple(sequence.next_position for sequence in sequences),
+        )
+        for sequence in sequences:
+            sequence.num_drawn += 1
+            _join(sequence)
+        start = _start(batch_id, BatchKind.DECODE, slot, rows)
+        return Batch(start=start, num_tokens=len(sequences), sequences=sequences)
+
+    def _encode_batch(self, batch_id: int, slot: int) -> Batch | None:
+        taken: list[_Waiting] = []
+        budget = self._limits.max_batch_tokens
+        while self._encode and (not taken or len(self._encode.peek().item.token_ids) <= budget):
+            taken.append(self._encode.pop())
+            budget -= len(taken[-1].item.token_ids)
+        if not taken:
+            return None
+        rows = _encode_rows([waiting.item for waiting in taken])
+        return Batch(
+            start=_start(batch_id, BatchKind.ENCODE, slot, rows),
+            num_tokens=len(rows.token_ids),
+            entries=tuple(waiting.entry for waiting in taken),
+        )
+
+
+def _join(sequence: Sequence) -> None:
+    sequence.in_batch = True
+    sequence.num_unacknowledged += 1
+
+
+def _start(batch_id: int, kind: BatchKind, slot: int, rows: BatchRows) -> BatchStart:
+    return BatchStart(batch_id=batch_id, kind=kind, slot=slot, rows=rows)
+
+
+def _prefill_batch(batch_id: int, slot: int, chunks: list[tuple[Sequence, int, int]]) -> Batch:
+    fresh = tuple(sequence for sequence, start, _ in chunks if start == 0)
+    rows = PrefillRows(
+        rows=tuple(sequence.row for sequence, _, _ in chunks),
+        num_tokens=tuple(length for _, _, length in chunks),
+        starts=tuple(start for _, start, _ in chunks),
+        token_ids=tuple(
+            token for sequence, start, length in chunks for token in sequence.work.prompt_token_ids[start:][:length]
+        ),
+        samples=tuple(start + length == sequence.num_prompt_tokens for sequence, start, length in chunks),
+        appends=BlockAppends(
+            rows=tuple(sequence.row for sequence in fresh),
+            counts=tuple(len(sequence.blocks) for sequence in fresh),
+            blocks=tuple(block for sequence in fresh for block in sequence.blocks),
+        ),
+    )
+    return Batch(
+        start=_start(batch_id, BatchKind.PREFILL, slot, rows),
+        num_tokens=len(rows.token_ids),
+        sequences=tuple(sequence for sequence, _, _ in chunks),
+        sequence_starts=fresh,
+    )
+
+
+def _encode_rows(items: list[EncodeItem]) -> EncodeRows:
+    typed = any(item.token_type_ids for item in items)
+    return EncodeRows(
+        num_tokens=tuple(len(item.token_ids) for item in items),
+        token_ids=tuple(token for item in items for token in item.token_ids),
+        token_type_ids=tuple(
+            kind for item in items for kind in (item.token_type_ids or (0,) * len(item.token_ids)) if typed
+        ),
+        outputs=tuple(item.output for item in items),
+    )

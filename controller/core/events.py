@@ -1,0 +1,60 @@
+"""What becomes of requests, as values for the gateways' streams."""
+
+from dataclasses import dataclass
+
+from liger.domain import FinishReason, ItemResult, Logprob
+from liger.errors import LigerError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensMade:
+    """More tokens of a sample; with `finish_reason`, its last ones."""
+
+    request_id: str
+    sample: int
+    offset: int  # tokens of this sample before these
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Logprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputMade:
+    """One input's outputs."""
+
+    request_id: str
+    item: int
+    result: ItemResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestAccount:
+    """What a request cost. Nanoseconds."""
+
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    queue_ns: int
+    prefill_ns: int
+    decode_ns: int
+    compute_ns: int
+    exposed_ns: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestEnded:
+    """A request ended well; its last event."""
+
+    request_id: str
+    account: RequestAccount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestBroken:
+    """A request failed; its last event."""
+
+    request_id: str
+    error: LigerError
+
+
+Event = TokensMade | OutputMade | RequestEnded | RequestBroken

@@ -1,0 +1,173 @@
+"""The gateways' conversations: requests in, events out, each gateway's own."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Final
+
+from controller.codec.cluster import from_catalogue
+from controller.codec.gateways import broken, from_event, to_request
+from controller.core.events import Event, RequestBroken, RequestEnded
+from controller.group import Group
+from controller.groups import Groups
+from liger.domain import Fence, FinishReason
+from liger.errors import InvalidRequestError, LigerError, OverloadedError
+from liger.v1 import controller_pb2, types_pb2
+
+_LOG: Final = logging.getLogger(__name__)
+
+MAX_BUFFERED_EVENTS: Final = 65_536  # of one gateway; more means that it reads no longer
+
+
+class GatewaySession:
+    """One gateway's conversation.
+
+    Args:
+        gateway_id: As it named itself.
+        groups: Where requests go.
+    """
+
+    def __init__(self, gateway_id: str, groups: Groups) -> None:
+        self.gateway_id = gateway_id
+        self._groups = groups
+        self._out: asyncio.Queue[controller_pb2.ConnectResponse] = asyncio.Queue(MAX_BUFFERED_EVENTS)
+        self._requests: dict[str, Group] = {}
+        self._overflow = asyncio.Event()
+
+    def take(self, message: controller_pb2.ConnectRequest) -> None:
+        """Do what the gateway says; a bad submit fails that request alone.
+
+        Raises:
+            InvalidRequestError: The message is of no known kind.
+        """
+        match message.WhichOneof("message"):
+            case "submit":
+                self._submit(message.submit)
+            case "cancel":
+                self._cancel(message.cancel)
+            case "acknowledge":
+                pass  # resuming a broken gateway's requests is later work
+            case _:
+                raise InvalidRequestError("a gateway may send submit, cancel and acknowledge after its hello")
+
+    def send(self, message: controller_pb2.ConnectResponse) -> None:
+        """Queue a message for the gateway."""
+        try:
+            self._out.put_nowait(message)
+        except asyncio.QueueFull:
+            self._overflow.set()
+
+    async def messages(self) -> AsyncIterator[controller_pb2.ConnectResponse]:
+        """Give the messages for the gateway, in order.
+
+        Raises:
+            OverloadedError: The gateway does not read.
+        """
+        while True:
+            message = await self._out.get()
+            if self._overflow.is_set():
+                raise OverloadedError(f"gateway {self.gateway_id} does not read its events; connect again")
+            yield message
+
+    def close(self) -> None:
+        """Give up what the gateway had under way."""
+        for request_id, group in list(self._requests.items()):
+            group.cancel(request_id, None, FinishReason.CANCELLED)
+        self._requests.clear()
+
+    def _submit(self, message: controller_pb2.Submit) -> None:
+        try:
+            request = to_request(message, time.monotonic_ns())
+            self._requests[request.request_id] = self._groups.submit(request, self._on_event)
+        except LigerError as error:
+            self.send(broken(RequestBroken(request_id=message.request_id, error=error)))
+
+    def _cancel(self, message: controller_pb2.Cancel) -> None:
+        group = self._requests.get(message.request_id)
+        if group is not None:
+            is_stop = message.reason == types_pb2.FINISH_REASON_STOP
+            reason = FinishReason.STOP if is_stop else FinishReason.CANCELLED
+            group.cancel(message.request_id, message.sample if message.HasField("sample") else None, reason)
+
+    def _on_event(self, event: Event, fence: Fence, worker_ids: Sequence[str]) -> None:
+        if isinstance(event, RequestEnded | RequestBroken):
+            self._requests.pop(event.request_id, None)
+        self.send(from_event(event, fence, worker_ids))
+
+
+class Gateways:
+    """All gateways that are connected."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, GatewaySession] = {}
+
+    @property
+    def ids(self) -> Iterable[str]:
+        """Ids of the gateways that are connected."""
+        return self._sessions.keys()
+
+    async def converse(
+        self, requests: AsyncIterator[controller_pb2.ConnectRequest], groups: Groups, leader_term: int
+    ) -> AsyncIterator[controller_pb2.ConnectResponse]:
+        """Hold one gateway's conversation until it ends.
+
+        Raises:
+            InvalidRequestError: It does not begin with a hello.
+        """
+        session = await self._open(requests, groups)
+        session.send(controller_pb2.ConnectResponse(welcome=_welcome(leader_term)))
+        session.send(_catalogue(groups))
+        reader = asyncio.create_task(_read(requests, session))
+        try:
+            async for message in _until(session.messages(), reader):
+                yield message
+        finally:
+            reader.cancel()
+            session.close()
+            if self._sessions.get(session.gateway_id) is session:
+                del self._sessions[session.gateway_id]
+            _LOG.info("gateway left", extra={"gateway_id": session.gateway_id})
+
+    def tell_catalogue(self, groups: Groups) -> None:
+        """Tell every gateway which models can be called now."""
+        message = _catalogue(groups)
+        for session in self._sessions.values():
+            session.send(message)
+
+    async def _open(self, requests: AsyncIterator[controller_pb2.ConnectRequest], groups: Groups) -> GatewaySession:
+        first = await anext(aiter(requests), None)
+        if first is None or not first.hello.gateway_id:
+            raise InvalidRequestError("a gateway's first message must be hello with a gateway_id", field="hello")
+        session = GatewaySession(first.hello.gateway_id, groups)
+        self._sessions[session.gateway_id] = session
+        _LOG.info("gateway connected", extra={"gateway_id": session.gateway_id})
+        return session
+
+
+async def _read(requests: AsyncIterator[controller_pb2.ConnectRequest], session: GatewaySession) -> None:
+    async for message in requests:
+        session.take(message)
+
+
+async def _until(
+    messages: AsyncIterator[controller_pb2.ConnectResponse], reader: asyncio.Task[None]
+) -> AsyncIterator[controller_pb2.ConnectResponse]:
+    """Give messages until the reader ends, raising what it raised."""
+    while True:
+        following = asyncio.ensure_future(anext(messages))
+        await asyncio.wait({following, reader}, return_when=asyncio.FIRST_COMPLETED)
+        if following.done():
+            yield following.result()
+            continue
+        following.cancel()
+        reader.result()
+        return
+
+
+def _welcome(leader_term: int) -> controller_pb2.GatewayWelcome:
+    return controller_pb2.GatewayWelcome(leader_term=leader_term, orphan_grace_s=0.0)
+
+
+def _catalogue(groups: Groups) -> controller_pb2.ConnectResponse:
+    return controller_pb2.ConnectResponse(catalogue=from_catalogue(groups.catalogue()))

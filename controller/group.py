@@ -1,0 +1,249 @@
+"""A group's life: wait for members, form an epoch, serve, and begin again when a rank fails.
+
+WAITING → FORMING → SERVING → WAITING …; DRAINING instead of SERVING once it is asked to take no new work.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from controller.config import ControllerConfig
+from controller.core.events import Event, RequestBroken, RequestEnded
+from controller.core.requests import Request
+from controller.epoch import Epoch, form_epoch
+from controller.failures import first_failure
+from controller.membership.base import Member, Membership
+from controller.rank_link import RankLostError
+from controller.status import GroupState, GroupStatus, RankStatus
+from liger.domain import Fence, FinishReason, ModelCard
+from liger.errors import GroupFailedError, UnavailableError
+
+_LOG: Final = logging.getLogger(__name__)
+
+RETRY_S: Final = 1.0  # before a failed group is formed again
+
+Sink = Callable[[Event, Fence, Sequence[str]], None]
+"""Takes an event of one request, with the epoch and the workers that made it."""
+
+
+class Group:
+    """The ranks that hold one copy of a model.
+
+    Args:
+        name: As the workers are configured.
+        config: Bounds.
+        membership: Gives epochs; loses workers that are found dead.
+        on_change: Called when the group's state changed.
+    """
+
+    def __init__(
+        self, *, name: str, config: ControllerConfig, membership: Membership, on_change: Callable[[], None]
+    ) -> None:
+        self.name = name
+        self.state = GroupState.WAITING
+        self._config = config
+        self._membership = membership
+        self._on_change = on_change
+        self.model: ModelCard | None = None  # of the latest members, kept while none are there
+        self._members: tuple[Member, ...] = ()
+        self._members_changed = asyncio.Event()
+        self._epoch: Epoch | None = None
+        self._last_epoch = 0
+        self._sinks: dict[str, Sink] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_draining = False
+        self._detail = ""
+        self._progress: dict[int, float] = {}
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Workers that hold a lease for this group."""
+        return self._members
+
+    @property
+    def num_requests(self) -> int:
+        """Requests under way."""
+        return len(self._sinks)
+
+    def set_members(self, members: Sequence[Member]) -> None:
+        """Take the workers that hold a lease for this group, oldest first."""
+        if self._members != tuple(members):
+            self._members = tuple(members)
+            self.model = members[0].model if members else self.model
+            self._members_changed.set()
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Take a request; `sink` gets its events.
+
+        Raises:
+            UnavailableError: The group does not serve now.
+            LigerError: As `Scheduler.submit`.
+        """
+        if self._epoch is None or self.state is not GroupState.SERVING:
+            raise UnavailableError(f"group {self.name} does not serve now; try again", retry_after_s=RETRY_S)
+        self._epoch.scheduler.submit(request, time.monotonic_ns())
+        self._sinks[request.request_id] = sink
+        self._idle.clear()
+        self._epoch.wake.set()
+
+    def cancel(self, request_id: str, sample: int | None, reason: FinishReason) -> None:
+        """End a request or one of its samples; unknown ids are ignored."""
+        if self._epoch is not None:
+            self._deliver(self._epoch.scheduler.cancel(request_id, sample, reason, time.monotonic_ns()))
+            self._epoch.wake.set()
+
+    async def run(self) -> None:
+        """Form and serve, for as long as the controller runs."""
+        while True:
+            await self._wait_for_members()
+            try:
+                await self._run_epoch(_by_rank(self._members))
+            except GroupFailedError as error:
+                await self._failed(error)
+
+    async def drain(self, limit_s: float) -> tuple[int, int]:
+        """Take no new work, finish what is under way within the limit; return (finished, abandoned)."""
+        self._is_draining = True
+        if self.state is GroupState.SERVING:
+            self._set_state(GroupState.DRAINING)
+        before = len(self._sinks)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), limit_s)
+        return before - len(self._sinks), len(self._sinks)
+
+    def status(self) -> GroupStatus:
+        """Return its state, as it is shown."""
+        epoch = self._epoch
+        return GroupStatus(
+            name=self.name,
+            model=self.model.name if self.model else "",
+            state=self.state,
+            epoch=self._last_epoch,
+            strategy=self._config.strategy,
+            depth=epoch.depth if epoch else 0,
+            ranks=self._ranks(),
+            world_size=self._members[0].world_size if self._members else 0,
+            num_waiting=epoch.batches.num_waiting if epoch else 0,
+            num_running=len(epoch.batches.running) if epoch else 0,
+            num_blocks=epoch.blocks.num_blocks if epoch else 0,
+            num_used_blocks=epoch.blocks.num_used if epoch else 0,
+            block_size=epoch.blocks.block_size if epoch else 0,
+            num_windows=epoch.scheduler.num_windows if epoch else 0,
+            detail=self._detail,
+            progress=min(self._progress.values(), default=0.0),
+        )
+
+    def _ranks(self) -> tuple[RankStatus, ...]:
+        members = self._epoch.members if self._epoch else self._members
+        joined = self._epoch.joined if self._epoch else ()
+        return tuple(
+            RankStatus(
+                worker_id=member.worker_id,
+                address=member.address,
+                rank=rank,
+                device=member.device,
+                weight_bytes=joined[rank].weight_bytes if joined else 0,
+                kv_bytes=joined[rank].kv_bytes if joined else 0,
+            )
+            for rank, member in enumerate(members)
+        )
+
+    async def _wait_for_members(self) -> None:
+        while not self._members or len(self._members) < self._members[0].world_size:
+            if self._members:
+                missing = self._members[0].world_size - len(self._members)
+                self._say(f"waiting for {missing} more worker{'s' if missing > 1 else ''}")
+            await self._members_changed.wait()
+            self._members_changed.clear()
+
+    async def _run_epoch(self, members: Sequence[Member]) -> None:
+        self._last_epoch = await self._membership.next_epoch(self.name)
+        fence = Fence(leader_term=self._membership.leader_term, group=self.name, epoch=self._last_epoch)
+        self._set_state(GroupState.FORMING)
+        self._progress = dict.fromkeys(range(len(members)), 0.0)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch_members(members))
+                tasks.create_task(self._form_and_serve(fence, members))
+        except* GroupFailedError as group:
+            raise first_failure(group) from group
+
+    async def _form_and_serve(self, fence: Fence, members: Sequence[Member]) -> None:
+        epoch = await form_epoch(
+            fence=fence, members=members, config=self._config, deliver=self._deliver, on_progress=self._on_progress
+        )
+        try:
+            self._epoch = epoch
+            self._say("")
+            self._set_state(GroupState.DRAINING if self._is_draining else GroupState.SERVING)
+            await epoch.serve()
+        finally:
+            self._epoch = None
+            self._set_state(GroupState.WAITING)
+            error = GroupFailedError(f"group {self.name} lost a rank; try again", retry_after_s=RETRY_S)
+            self._deliver_to(epoch, epoch.scheduler.fail_all(error))
+            await epoch.leave()
+
+    async def _watch_members(self, members: Sequence[Member]) -> None:
+        """Fail when one of the epoch's members loses its lease."""
+        while True:
+            lost = {member.worker_id for member in members} - {member.worker_id for member in self._members}
+            if lost:
+                raise GroupFailedError(f"{', '.join(sorted(lost))} lost its lease")
+            self._members_changed.clear()
+            await self._members_changed.wait()
+
+    async def _failed(self, error: GroupFailedError) -> None:
+        _LOG.error(
+            "the group's epoch ended", extra={"group": self.name, "epoch": self._last_epoch, "error": str(error)}
+        )
+        self._set_state(GroupState.WAITING)
+        self._say(f"epoch {self._last_epoch} ended: {error.message}")
+        if isinstance(error, RankLostError):
+            await self._membership.evict(error.worker_id)
+        await asyncio.sleep(RETRY_S)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        if self._epoch is not None:
+            self._deliver_to(self._epoch, events)
+
+    def _deliver_to(self, epoch: Epoch, events: Sequence[Event]) -> None:
+        worker_ids = [member.worker_id for member in epoch.members]
+        for event in events:
+            is_last = isinstance(event, RequestEnded | RequestBroken)
+            sink = self._sinks.pop(event.request_id, None) if is_last else self._sinks.get(event.request_id)
+            if sink is not None:
+                sink(event, epoch.fence, worker_ids)
+        if not self._sinks:
+            self._idle.set()
+
+    def _on_progress(self, rank: int, phase: str, share: float) -> None:
+        self._progress[rank] = share
+        self._say(phase)
+
+    def _say(self, detail: str) -> None:
+        self._detail = detail
+
+    def _set_state(self, state: GroupState) -> None:
+        if state is not self.state:
+            self.state = state
+            _LOG.info("group is %s", state.name.lower(), extra={"group": self.name, "epoch": self._last_epoch})
+            self._on_change()
+
+
+def _by_rank(members: Sequence[Member]) -> list[Member]:
+    """Return one member a rank: the place it asked for if that is free, the others in order of arrival."""
+    world_size = members[0].world_size
+    places: dict[int, Member] = {}
+    others: list[Member] = []
+    for member in members:
+        if member.rank is not None and member.rank not in places:
+            places[member.rank] = member
+        else:
+            others.append(member)
+    rest = iter(others)
+    return [places[rank] if rank in places else next(rest) for rank in range(world_size)]

@@ -1,0 +1,167 @@
+"""One rank as the controller reaches it: join, execute, leave."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from controller.codec.ranks import from_fence, from_pattern, from_window, to_forwards, to_outcome
+from controller.core.planner import Forwards
+from controller.membership.base import Member
+from liger.domain import Fence, Pattern, Window, WindowOutcome
+from liger.errors import GroupFailedError
+from liger.rpc.channel import open_channel
+from liger.rpc.status import from_message, from_rpc_error
+from liger.v1 import worker_pb2, worker_pb2_grpc
+
+LEAVE_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinPlan:
+    """What a rank is told when an epoch begins."""
+
+    fence: Fence
+    tp_rank: int
+    tp_size: int
+    pp_stage: int
+    pp_size: int
+    rendezvous_endpoint: str
+    num_slots: int
+    max_batch_tokens: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What a rank answers when it is ready."""
+
+    forwards: Forwards
+    num_blocks: int
+    block_size: int
+    weight_bytes: int
+    kv_bytes: int
+
+
+class RankLink:
+    """The conversation with one rank in one epoch.
+
+    Args:
+        member: The worker.
+        rank: Its place in the group.
+    """
+
+    def __init__(self, member: Member, rank: int) -> None:
+        self.member = member
+        self.rank = rank
+        self._channel = open_channel(member.address)
+        self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
+        self._call: grpc.aio.StreamStreamCall[worker_pb2.ExecuteRequest, worker_pb2.ExecuteResponse] | None = None
+
+    async def join(self, plan: JoinPlan, limit_s: float, on_progress: Callable[[str, float], None]) -> Joined:
+        """Make the worker load its shard and find the other ranks.
+
+        Raises:
+            GroupFailedError: It could not.
+        """
+        request = worker_pb2.JoinGroupRequest(
+            fence=from_fence(plan.fence),
+            tp_rank=plan.tp_rank,
+            tp_size=plan.tp_size,
+            pp_stage=plan.pp_stage,
+            pp_size=plan.pp_size,
+            rendezvous_endpoint=plan.rendezvous_endpoint,
+            num_slots=plan.num_slots,
+            max_batch_tokens=plan.max_batch_tokens,
+            num_rows=plan.num_rows,
+        )
+        try:
+            async for response in self._stub.JoinGroup(request, timeout=limit_s):
+                if response.HasField("progress"):
+                    on_progress(response.progress.phase, response.progress.fraction)
+                elif response.HasField("joined"):
+                    return _to_joined(response.joined)
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+        raise GroupFailedError(f"{self._name} ended JoinGroup without a result")
+
+    async def attach(self, fence: Fence) -> None:
+        """Begin the epoch's conversation."""
+        self._call = self._stub.Execute()
+        attach = worker_pb2.Attach(fence=from_fence(fence), last_acknowledged=0)
+        await self._write(worker_pb2.ExecuteRequest(attach=attach))
+
+    async def publish(self, pattern: Pattern | None, window: Window) -> None:
+        """Send a window, and its pattern before it if the rank does not know it yet."""
+        if pattern is not None:
+            await self._write(worker_pb2.ExecuteRequest(pattern=from_pattern(pattern)))
+        await self._write(worker_pb2.ExecuteRequest(schedule=from_window(window)))
+
+    async def outcomes(self) -> AsyncIterator[WindowOutcome]:
+        """Give the rank's acknowledgements as they come; never ends well.
+
+        Raises:
+            GroupFailedError: The rank failed or its stream broke.
+        """
+        assert self._call is not None, "attach first"
+        try:
+            async for response in self._call:
+                match response.WhichOneof("message"):
+                    case "result":
+                        yield to_outcome(response.result)
+                    case "failure":
+                        raise GroupFailedError(f"{self._name} failed: {from_message(response.failure).message}")
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+        raise GroupFailedError(f"{self._name} closed its stream")
+
+    async def leave(self, fence: Fence) -> None:
+        """Tell the rank that the epoch is over, if it can still hear it, and let go of it."""
+        if self._call is not None:
+            self._call.cancel()
+        try:
+            await self._stub.Leave(worker_pb2.LeaveRequest(fence=from_fence(fence)), timeout=LEAVE_LIMIT_S)
+        except grpc.aio.AioRpcError:
+            pass  # it is gone, or it never joined; a stale epoch is refused by its fence
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await asyncio.shield(self._channel.close())
+
+    @property
+    def _name(self) -> str:
+        return f"rank {self.rank} ({self.member.worker_id} at {self.member.address})"
+
+    async def _write(self, request: worker_pb2.ExecuteRequest) -> None:
+        assert self._call is not None, "attach first"
+        try:
+            await self._call.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise GroupFailedError(f"{self._name} closed its stream") from error
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> GroupFailedError:
+        lost = error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        reason = "is lost" if lost else f"failed: {from_rpc_error(error).message}"
+        return RankLostError(self, reason) if lost else GroupFailedError(f"{self._name} {reason}")
+
+
+class RankLostError(GroupFailedError):
+    """A rank's connection broke: its process is gone or cannot be reached."""
+
+    def __init__(self, link: RankLink, reason: str) -> None:
+        super().__init__(f"rank {link.rank} ({link.member.worker_id} at {link.member.address}) {reason}")
+        self.worker_id = link.member.worker_id
+
+
+def _to_joined(message: worker_pb2.JoinGroupJoined) -> Joined:
+    return Joined(
+        forwards=to_forwards(message.forwards),
+        num_blocks=message.num_blocks,
+        block_size=message.block_size,
+        weight_bytes=message.weight_bytes,
+        kv_bytes=message.kv_bytes,
+    )

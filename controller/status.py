@@ -1,0 +1,47 @@
+"""A group's state, as it is shown."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class GroupState(Enum):
+    """Where a group is in its life."""
+
+    WAITING = auto()  # ranks are missing, or the last epoch failed
+    FORMING = auto()  # ranks load weights and find one another
+    SERVING = auto()  # requests are served
+    DRAINING = auto()  # no new requests; those in flight finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankStatus:
+    """One rank."""
+
+    worker_id: str
+    address: str
+    rank: int
+    device: str
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStatus:
+    """The ranks that hold one copy of a model."""
+
+    name: str
+    model: str
+    state: GroupState
+    epoch: int
+    strategy: str
+    depth: int
+    ranks: tuple[RankStatus, ...]
+    world_size: int
+    num_waiting: int = 0
+    num_running: int = 0
+    num_blocks: int = 0
+    num_used_blocks: int = 0
+    block_size: int = 0
+    num_windows: int = 0
+    detail: str = ""
+    progress: float = 0.0
