@@ -1,0 +1,59 @@
+"""The keys and values of running sequences, in blocks of token slots."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.shards.spec import ModelSpec
+
+
+def bytes_per_block(
+    spec: ModelSpec, num_kv_heads: int, dtype: torch.dtype, *, block_size: int, num_layers: int | None = None
+) -> int:
+    """Return the memory of one block over `num_layers` layers (all of the model's by default) of one rank."""
+    layers = spec.num_layers if num_layers is None else num_layers
+    return 2 * layers * block_size * num_kv_heads * spec.head_dim * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCache:
+    """A rank's keys and values.
+
+    A token's place is a slot: block * block_size + its offset in the block. What was never written is 0, so that
+    padding is harmless wherever it points.
+    """
+
+    layers: range  # which layers of the model
+    num_blocks: int
+    block_size: int  # tokens of a block
+    keys: tuple[Tensor, ...]  # by layer held: [num_blocks, block_size, kv_heads, head_dim]
+    values: tuple[Tensor, ...]  # likewise
+
+    @classmethod
+    def allocate(
+        cls,
+        *,
+        layers: range,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "KvCache":
+        """Allocate an empty cache for the key-value heads of one rank."""
+        shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        keys = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in layers)
+        values = tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in layers)
+        return cls(layers=layers, num_blocks=num_blocks, block_size=block_size, keys=keys, values=values)
+
+    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values by slot, each [num_blocks * block_size, kv_heads, head_dim]; no copy."""
+        place = layer - self.layers.start
+        return self.keys[place].flatten(0, 1), self.values[place].flatten(0, 1)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the memory of the whole cache."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))

@@ -1,0 +1,140 @@
+"""Slices of a checkpoint's tensors: checked against what the model needs, then read, never more than asked."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from liger.errors import ModelFolderError
+from worker.shards.checkpoint import Checkpoint, StoredTensor
+
+_DTYPES: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Index = tuple[slice, ...]  # one contiguous part of each dimension
+
+
+class Slices(Protocol):
+    """Gives parts of tensors by name."""
+
+    def has(self, name: str) -> bool:
+        """Tell whether the checkpoint has a tensor."""
+        ...
+
+    def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:
+        """Return part `index` of a tensor whose whole shape must be `shape`."""
+        ...
+
+
+class CheckedSlices:
+    """Checks what is taken and counts its bytes; what it gives has no memory (torch's meta device)."""
+
+    def __init__(self, checkpoint: Checkpoint, prefixes: tuple[str, ...], marker: str) -> None:
+        self._checkpoint = checkpoint
+        held = [prefix for prefix in prefixes if f"{prefix}{marker}" in checkpoint.tensors]
+        if not held:
+            raise _missing(checkpoint, f"{prefixes[0]}{marker}")
+        self._prefixes = (held[0], "")
+        self.num_bytes = 0
+
+    def has(self, name: str) -> bool:
+        """Tell whether the checkpoint has a tensor, with or without the family's prefix."""
+        return any(prefix + name in self._checkpoint.tensors for prefix in self._prefixes)
+
+    def find(self, name: str) -> StoredTensor:
+        """Return where a tensor lies.
+
+        Raises:
+            ModelFolderError: It is not there.
+        """
+        for prefix in self._prefixes:
+            if stored := self._checkpoint.tensors.get(prefix + name):
+                return stored
+        raise _missing(self._checkpoint, self._prefixes[0] + name)
+
+    def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:
+        """Check that a tensor is there, of the right shape and of a float type."""
+        stored = self.find(name)
+        if stored.shape != shape:
+            raise ModelFolderError(
+                f"{stored.name} in {stored.path} has the shape {list(stored.shape)}, but config.json asks for "
+                f"{list(shape)}: config and weights are of different models, bring both from one source"
+            )
+        if stored.dtype not in _DTYPES:
+            raise ModelFolderError(
+                f"{stored.name} in {stored.path} is of type {stored.dtype}, which is not served: bring the model's "
+                f"float weights ({', '.join(_DTYPES)})"
+            )
+        part = torch.empty(shape, dtype=_DTYPES[stored.dtype], device="meta")[index]
+        self.num_bytes += part.nbytes
+        return part
+
+
+class ReadSlices:
+    """Reads what was checked before.
+
+    Args:
+        checked: Knows where tensors lie, and how many bytes will be taken.
+        dtype: Type that parts are given in.
+        device: Where parts are put.
+        progress: Is told the share of the bytes read, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        checked: CheckedSlices,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        self._checked = checked
+        self._dtype, self._device = dtype, device
+        self._progress = progress
+        self._files: dict[Path, Any] = {}
+        self._stack = ExitStack()
+        self._read_bytes = 0
+        self.held_bytes = 0
+
+    def __enter__(self) -> "ReadSlices":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def has(self, name: str) -> bool:
+        """Tell whether the checkpoint has a tensor."""
+        return self._checked.has(name)
+
+    def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:  # noqa: ARG002 - was checked
+        """Read a part into memory of its own.
+
+        Raises:
+            ModelFolderError: The file cannot be read any more.
+        """
+        stored = self._checked.find(name)
+        try:
+            part: Tensor = self._open(stored.path).get_slice(stored.name)[index]
+        except (SafetensorError, OSError) as error:
+            raise ModelFolderError(f"cannot read {stored.path} ({error}): bring the model again") from error
+        self._read_bytes += part.nbytes
+        if self._progress:
+            self._progress(self._read_bytes / self._checked.num_bytes)
+        held = part.to(self._device, self._dtype, copy=True, memory_format=torch.contiguous_format)
+        self.held_bytes += held.nbytes
+        return held
+
+    def _open(self, path: Path) -> Any:
+        if path not in self._files:
+            self._files[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+        return self._files[path]
+
+
+def _missing(checkpoint: Checkpoint, name: str) -> ModelFolderError:
+    return ModelFolderError(
+        f"{checkpoint.folder} has no tensor {name}, which config.json asks for: the weights are incomplete or of "
+        "another model, bring the folder again"
+    )
