@@ -39,6 +39,12 @@ class Settings:
             raise self.wrong(name, f"must be a whole number of at least {at_least}")
         return value
 
+    def divide(self, name: str, total: int, parts: int) -> int:
+        """Return total / parts, an error of setting `name` if it does not come out even."""
+        if total % parts:
+            raise self.wrong(name, f"must be a multiple of the {parts} heads")
+        return total // parts
+
     def number(self, name: str, default: float | None = None, *, above: float = 0.0) -> float:
         """Return a finite number."""
         value = self._get(name, default)

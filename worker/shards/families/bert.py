@@ -46,14 +46,12 @@ def read_bert(settings: Settings) -> ModelSpec:
     num_heads = settings.integer("num_attention_heads")
     num_layers = settings.integer("num_hidden_layers")
     num_positions = settings.integer("max_position_embeddings", 512)
-    if hidden_size % num_heads:
-        raise settings.wrong("hidden_size", f"must be a multiple of the {num_heads} heads")
     return ModelSpec(
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_heads,
-        head_dim=hidden_size // num_heads,
+        head_dim=settings.divide("hidden_size", hidden_size, num_heads),
         ffn_size=settings.integer("intermediate_size"),
         vocab_size=settings.integer("vocab_size"),
         max_length=num_positions,

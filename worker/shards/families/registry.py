@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from worker.shards.families.bert import BERT, ROBERTA
+from worker.shards.families.gpt2 import GPT2
 from worker.shards.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from worker.shards.families.names import Family
+from worker.shards.families.opt import OPT
 from worker.shards.spec import HeadKind
 
 
@@ -38,6 +40,8 @@ ARCHITECTURES: Final[dict[str, Architecture]] = (
     | _decoder("Mistral", MISTRAL)
     | _decoder("Qwen2", QWEN2)
     | _decoder("Qwen3", QWEN3)
+    | _decoder("OPT", OPT)
+    | _decoder("GPT2", GPT2, "LMHeadModel")
     | _encoder("Bert", BERT)
     | _encoder("Roberta", ROBERTA)
     | _encoder("XLMRoberta", ROBERTA)
