@@ -1,0 +1,151 @@
+"""Reads the state of a cluster from its controller, as plain values."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from liger.errors import UnavailableError
+from liger.rpc.channel import open_channel
+from liger.rpc.status import from_rpc_error
+from liger.v1 import controller_pb2 as pb
+from liger.v1.controller_pb2_grpc import ControllerServiceStub
+
+
+class GroupPhase(IntEnum):
+    """Where a group is in its life, by the numbers of `liger.v1.GroupStatus.State`."""
+
+    UNKNOWN = 0
+    WAITING = 1
+    FORMING = 2
+    SERVING = 3
+    DRAINING = 4
+
+
+_PHASES: Final = frozenset(int(phase) for phase in GroupPhase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankState:
+    """One rank of a group."""
+
+    worker_id: str
+    address: str
+    rank: int
+    device: str
+    weight_bytes: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupState:
+    """The ranks that hold one copy of a model."""
+
+    name: str
+    model: str
+    phase: GroupPhase
+    epoch: int
+    strategy: str
+    depth: int  # largest number of batches that may be in flight now
+    ranks: tuple[RankState, ...]
+    world_size: int
+    num_waiting: int  # requests
+    num_running: int  # sequences
+    num_blocks: int
+    num_used_blocks: int
+    block_size: int  # tokens
+    detail: str
+    progress: float  # share of forming that is done, 0 to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterState:
+    """What a controller knows."""
+
+    leader_term: int
+    groups: tuple[GroupState, ...]  # by name
+    gateway_ids: tuple[str, ...]
+
+
+async def read_cluster(channel: grpc.aio.Channel, timeout_s: float) -> ClusterState:
+    """Ask the controller behind a channel.
+
+    Raises:
+        LigerError: What the controller answered, or UnavailableError if it did not.
+    """
+    try:
+        reply = await ControllerServiceStub(channel).GetCluster(pb.GetClusterRequest(), timeout=timeout_s)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    groups = tuple(_group(group) for group in reply.groups)
+    return ClusterState(leader_term=reply.leader_term, groups=groups, gateway_ids=tuple(reply.gateway_ids))
+
+
+async def fetch_cluster(controller: str, timeout_s: float = 10.0) -> ClusterState:
+    """Ask the controller at host:port.
+
+    Raises:
+        UnavailableError: None answers there.
+    """
+    async with open_channel(controller) as channel:
+        try:
+            return await read_cluster(channel, timeout_s)
+        except UnavailableError as error:
+            raise _no_controller(controller) from error
+
+
+async def drain(controller: str, group: str, timeout_s: float) -> tuple[int, int]:
+    """Have a group (empty: all) refuse new work and finish what is in flight.
+
+    Returns:
+        Requests that were finished, and requests that were given up.
+
+    Raises:
+        UnavailableError: No controller answers there.
+    """
+    request = pb.DrainRequest(group=group, timeout_s=timeout_s)
+    async with open_channel(controller) as channel:
+        try:
+            reply = await ControllerServiceStub(channel).Drain(request, timeout=timeout_s + 10.0)
+        except grpc.aio.AioRpcError as error:
+            meaning = from_rpc_error(error)
+            raise _no_controller(controller) if isinstance(meaning, UnavailableError) else meaning from error
+    return reply.num_finished, reply.num_abandoned
+
+
+def _no_controller(address: str) -> UnavailableError:
+    return UnavailableError(f"no controller answers at {address}; is a cluster up, and is the address right?")
+
+
+def _group(group: pb.GroupStatus) -> GroupState:
+    ranks = tuple(
+        RankState(
+            worker_id=rank.worker_id,
+            address=rank.address,
+            rank=rank.rank,
+            device=rank.device,
+            weight_bytes=rank.weight_bytes,
+            kv_bytes=rank.kv_bytes,
+        )
+        for rank in group.ranks
+    )
+    number = int(group.state)
+    return GroupState(
+        name=group.name,
+        model=group.model,
+        phase=GroupPhase(number) if number in _PHASES else GroupPhase.UNKNOWN,
+        epoch=group.epoch,
+        strategy=group.strategy,
+        depth=group.depth,
+        ranks=ranks,
+        world_size=group.world_size,
+        num_waiting=group.num_waiting,
+        num_running=group.num_running,
+        num_blocks=group.num_blocks,
+        num_used_blocks=group.num_used_blocks,
+        block_size=group.block_size,
+        detail=group.detail,
+        progress=group.progress,
+    )
