@@ -1,0 +1,141 @@
+"""A model's tokenizer: text to ids and back, as its Hugging Face folder says."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import Encoding, Tokenizer, processors
+
+from liger.errors import ModelFolderError
+
+INLINE_CHARACTERS: Final = 2_000  # about half a millisecond; longer texts leave the event loop alone
+
+AUTOMATIC_TOKENS: Final = ("bos_token", "eos_token")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text's tokens."""
+
+    token_ids: list[int]
+    token_type_ids: list[int]
+
+
+class ModelTokenizer:
+    """One model's tokenizer, shared by all calls.
+
+    Args:
+        content: The text of tokenizer.json.
+        settings: What tokenizer_config.json says.
+
+    Raises:
+        ModelFolderError: tokenizer.json is damaged.
+    """
+
+    def __init__(self, content: str, settings: Mapping[str, Any]) -> None:
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_str(content)
+        except Exception as error:  # the library raises bare Exception
+            raise ModelFolderError(f"the model's tokenizer.json cannot be read: {error}") from error
+        self._tokenizer.no_truncation()  # folders carry the settings of their training
+        self._tokenizer.no_padding()
+        if "add_bos_token" in settings or "add_eos_token" in settings:
+            _set_automatic_tokens(self._tokenizer, settings)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(number for number, token in added.items() if token.special)
+        self.byte_ids = _byte_ids(self._tokenizer)
+
+    async def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoded]:
+        """Return the tokens of each text."""
+        return await self._run(texts, self._encode, add_special_tokens)
+
+    async def encode_within(self, texts: Sequence[str], limit: int) -> list[Encoded]:
+        """Return the tokens of each text with special tokens, cut at its end to `limit` tokens."""
+        return await self._run(texts, self._encode_within, limit)
+
+    async def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str], limit: int | None) -> list[Encoded]:
+        """Return the tokens of each pair with special tokens; the longer text is cut first if there is a limit."""
+        return await self._run((*firsts, *seconds), self._encode_pairs, limit)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, without special tokens."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
+    def is_silent(self, token_id: int) -> bool:
+        """Tell whether an id has no text: special tokens and ids that the vocabulary does not name."""
+        return token_id in self._special_ids or self._tokenizer.id_to_token(token_id) is None
+
+    def spelling(self, token_id: int) -> str:
+        """Return the vocabulary's own spelling of an id, empty if it has none."""
+        return self._tokenizer.id_to_token(token_id) or ""
+
+    async def _run(self, texts: Sequence[str], work: Any, option: Any) -> list[Encoded]:
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            encoded: list[Encoded] = work(texts, option)
+            return encoded
+        return await asyncio.to_thread(work, texts, option)
+
+    def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoded]:
+        # Only the batch call lets go of the interpreter lock.
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [_encoded(encoding) for encoding in encodings]
+
+    def _encode_within(self, texts: Sequence[str], limit: int) -> list[Encoded]:
+        room = max(limit - self._tokenizer.num_special_tokens_to_add(False), 0)
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        for encoding in encodings:
+            encoding.truncate(room)
+        return [_encoded(self._tokenizer.post_process(encoding)) for encoding in encodings]
+
+    def _encode_pairs(self, texts: Sequence[str], limit: int | None) -> list[Encoded]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        firsts, seconds = encodings[: len(texts) // 2], encodings[len(texts) // 2 :]
+        if limit is not None:
+            room = max(limit - self._tokenizer.num_special_tokens_to_add(True), 0)
+            for first, second in zip(firsts, seconds, strict=True):
+                _fit(first, second, room)
+        return [
+            _encoded(self._tokenizer.post_process(first, second)) for first, second in zip(firsts, seconds, strict=True)
+        ]
+
+
+def _encoded(encoding: Encoding) -> Encoded:
+    return Encoded(encoding.ids, encoding.type_ids)
+
+
+def _fit(first: Encoding, second: Encoding, room: int) -> None:
+    """Cut a pair to `room` tokens, the longer text first, as the library's "longest_first" does."""
+    short, long = (first, second) if len(first) <= len(second) else (second, first)
+    if len(short) + len(long) > room:
+        kept = min(len(short), room // 2)
+        short.truncate(kept)
+        long.truncate(room - kept)
+
+
+def _set_automatic_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Let exactly the tokens that tokenizer_config.json asks for stand around a text, as transformers does."""
+    tokens = {name: token_text(settings.get(name)) for name in AUTOMATIC_TOKENS}
+    wanted = {name: text for name, text in tokens.items() if text and settings.get(f"add_{name}")}
+    bos, eos = wanted.get("bos_token", ""), wanted.get("eos_token", "")
+    single = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
+    pair = [*single, *([f"{bos}:1"] if bos else []), "$B:1", *([f"{eos}:1"] if eos else [])]
+    ids = [(text, tokenizer.token_to_id(text)) for text in wanted.values()]
+    if any(number is None for _, number in ids):
+        raise ModelFolderError("tokenizer_config.json adds a token that tokenizer.json does not have")
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+
+
+def token_text(value: object) -> str:
+    """Return a special token's text, which folders write as text or as an object with `content`."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else ""
+
+
+def _byte_ids(tokenizer: Tokenizer) -> dict[int, int]:
+    """Return the byte of each byte token, if the decoder reads them as bytes; else nothing."""
+    ids = {tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+    letter = tokenizer.token_to_id("<0x41>")
+    reads_bytes = letter is not None and tokenizer.decode([letter]) == "A"
+    return {number: byte for number, byte in ids.items() if number is not None} if reads_bytes else {}
