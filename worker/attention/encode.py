@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.attention.groups import Group, OwnGroup, contiguous_rows, group_by_length, join, places_of
+from worker.attention.groups import Group, OwnGroup, contiguous_rows, group_equal, join, places_of
 
 
 class EncodeAttention:
@@ -39,7 +39,7 @@ def build_encode_attention(
     """
     like = torch.empty(0, dtype=dtype, device=device)
     sequences = contiguous_rows(lengths)
-    members = group_by_length(lengths)
+    members = group_equal(lengths)
     groups = [
         OwnGroup([sequences[member] for member in group], causal=causal, windows=windows, like=like)
         for group in members

@@ -2,35 +2,30 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own usage
 from torch import Tensor
 
-from worker.attention.masks import causal_mask, length_mask
-from worker.attention.rows import Rows, rows_of
-
-_SHORT: Final = 64  # tokens: up to here padding costs less than a call of its own
-_MAX_PADDING: Final = 1.25  # longest over shortest in a group of longer sequences
+from worker.attention.masks import causal_mask
+from worker.attention.rows import rows_of
 
 
 class Group(Protocol):
-    """Sequences attended in one call."""
-
-    query_rows: Rows
+    """Sequences attended in one call, each with as many new tokens."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return [sequences * padded length, heads * head_dim] from the batch's own queries, keys and values."""
+        """Return [sequences * new tokens, heads * head_dim] from the batch's own queries, keys and values."""
         ...
 
 
 class OwnGroup:
-    """Sequences whose keys are all in the batch itself.
+    """Sequences of equal length whose keys are all in the batch itself.
 
     Args:
         sequences: The batch's rows of each, contiguous.
-        causal: Whether a token sees only what is before it. Then padding at the end harms nothing.
+        causal: Whether a token sees only itself and what is before it.
         windows: By layer, see ModelSpec.sliding_windows.
         like: Gives dtype and device of masks.
     """
@@ -38,58 +33,44 @@ class OwnGroup:
     def __init__(
         self, sequences: Sequence[range], *, causal: bool, windows: Sequence[int | None], like: Tensor
     ) -> None:
-        self.query_rows = rows_of(sequences, like.device)
+        self._rows = rows_of(sequences, like.device)
         self._causal = causal
-        self._windows = [
-            window if window is not None and window < self.query_rows.length else None for window in windows
-        ]
-        places = range(self.query_rows.length)
-        self._masks: dict[int | None, Tensor | None] = {
+        self._windows = effective_windows(windows, self._rows.length)
+        places = range(self._rows.length)
+        self._masks: dict[int | None, Tensor] = {
             window: causal_mask(places, places, window, like) for window in set(self._windows) if window is not None
         }
-        self._masks[None] = None if causal else length_mask([len(rows) for rows in sequences], like)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend over the batch's own keys."""
-        rows = self.query_rows
-        mask = self._masks[self._windows[layer]]
+        mask = self._masks.get(self._windows[layer])
         attended = F.scaled_dot_product_attention(
-            rows.take(query),
-            rows.take(key),
-            rows.take(value),
+            self._rows.take(query),
+            self._rows.take(key),
+            self._rows.take(value),
             attn_mask=mask,
             is_causal=self._causal and mask is None,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        return attended.transpose(1, 2).flatten(2).flatten(0, 1)
+        return merge_heads(attended)
 
 
-def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the places of sequences in groups of like length, so that padding to a group's longest costs little."""
-    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
-    groups: list[list[int]] = []
-    for place in order:
-        shortest = lengths[groups[-1][0]] if groups else 0
-        if groups and lengths[place] <= max(_SHORT, shortest * _MAX_PADDING):
-            groups[-1].append(place)
-        else:
-            groups.append([place])
-    return [sorted(group) for group in groups]
+def effective_windows(windows: Sequence[int | None], num_keys: int) -> list[int | None]:
+    """Return the windows that matter for so many keys, None for those that do not."""
+    return [window if window is not None and window < num_keys else None for window in windows]
+
+
+def merge_heads(attended: Tensor) -> Tensor:
+    """Return [sequences * tokens, heads * head_dim] from [sequences, heads, tokens, head_dim]."""
+    return attended.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def places_of(sequences: Sequence[range], groups: Sequence[Sequence[int]], device: torch.device | str) -> Tensor | None:
     """Return where each row's result lies in the concatenation of all groups'; None if all lie in order."""
-    places = [0] * sum(len(rows) for rows in sequences)
-    offset = 0
-    for group in groups:
-        longest = max(len(sequences[member]) for member in group)
-        for member in group:
-            rows = sequences[member]
-            places[rows.start : rows.stop] = range(offset, offset + len(rows))
-            offset += longest
-    if offset == len(places) and places == list(range(offset)):
+    order = [row for group in groups for member in group for row in sequences[member]]
+    if order == list(range(len(order))):
         return None
-    return torch.tensor(places, device=device)
+    return torch.tensor(order).argsort().to(device)
 
 
 def join(results: list[Tensor], places: Tensor | None) -> Tensor:
@@ -104,3 +85,11 @@ def contiguous_rows(lengths: Sequence[int]) -> list[range]:
     for length in lengths:
         starts.append(starts[-1] + length)
     return [range(start, stop) for start, stop in pairwise(starts)]
+
+
+def group_equal(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the places of sequences in groups of equal length, in order of their first."""
+    groups: dict[int, list[int]] = {}
+    for place, length in enumerate(lengths):
+        groups.setdefault(length, []).append(place)
+    return list(groups.values())

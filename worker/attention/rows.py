@@ -13,41 +13,31 @@ class Rows:
 
     count: int
     length: int
-    start: int  # of the run
+    start: int = 0  # of the run
     index: Tensor | None = None  # [count * length] int64; None for a run from `start`
 
-    def take(self, tensor: Tensor) -> Tensor:
-        """Return [count, heads, length, head_dim] from [rows, heads, head_dim]; without a copy for a run."""
+    def take(self, tensor: Tensor, workspace: Tensor | None = None) -> Tensor:
+        """Return [count, heads, length, head_dim] from [rows, heads, head_dim]; without a copy for a run.
+
+        Args:
+            tensor: What to read.
+            workspace: Where a copy is put, see `workspace`; None allocates.
+        """
         if self.index is None:
             taken = tensor[self.start : self.start + self.count * self.length]
         else:
-            taken = tensor.index_select(0, self.index)
+            taken = torch.index_select(tensor, 0, self.index, out=workspace)
         return taken.view(self.count, self.length, *tensor.shape[1:]).transpose(1, 2)
+
+    def workspace(self, like: Tensor) -> Tensor | None:
+        """Return memory for copies of tensors like [rows, heads, head_dim]; None if none are made."""
+        return None if self.index is None else like.new_empty(len(self.index), *like.shape[1:])
 
 
 def rows_of(sequences: Sequence[range], device: torch.device | str) -> Rows:
-    """Return the rows of several sequences, each padded to the longest by repeating its own last row."""
-    length = max(len(sequence) for sequence in sequences)
-    start = sequences[0].start
-    flat = [row for sequence in sequences for row in sequence]
-    if len(flat) == length * len(sequences) and flat == list(range(start, start + len(flat))):
-        return Rows(len(sequences), length, start)
-    padded = [[*sequence, *[sequence[-1]] * (length - len(sequence))] for sequence in sequences]
-    return Rows(len(sequences), length, 0, torch.tensor(padded, device=device).flatten())
-
-
-def rows_of_slots(slots: Sequence[Tensor]) -> Rows:
-    """Return the cache rows of several sequences (each [n] int64, by position), padded with a slot of their own."""
-    length = max(len(sequence) for sequence in slots)
-    if len(slots) == 1 and is_run(slots[0]):
-        return Rows(1, length, int(slots[0][0]))
-    padded = slots[0].new_empty((len(slots), length))
-    for row, sequence in zip(padded, slots, strict=True):
-        row[: len(sequence)] = sequence
-        row[len(sequence) :] = sequence[-1]
-    return Rows(len(slots), length, 0, padded.flatten())
-
-
-def is_run(slots: Tensor) -> bool:
-    """Tell whether slots [n] follow one another; they are on the host."""
-    return bool(slots[-1] - slots[0] == len(slots) - 1) and bool((slots.diff() == 1).all())
+    """Return the rows of sequences of equal length."""
+    count, length, start = len(sequences), len(sequences[0]), sequences[0].start
+    if all(rows.start == start + place * length for place, rows in enumerate(sequences)):
+        return Rows(count, length, start)
+    flat = [row for rows in sequences for row in rows]
+    return Rows(count, length, index=torch.tensor(flat, device=device))

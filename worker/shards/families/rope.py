@@ -23,14 +23,15 @@ def read_rope(settings: Settings, max_length: int) -> RopeSpec:
         return RopeSpec(theta=theta)
     original = settings.integer("original_max_position_embeddings", max_length)
     original = table.integer("original_max_position_embeddings", original)
-    factor = table.number("factor", max_length / original)
+    factor = table.number("factor", max_length / original if kind is RopeKind.YARN else None)
+    low_freq_factor = table.number("low_freq_factor", 1.0)
     return RopeSpec(
         theta=theta,
         kind=kind,
         factor=factor,
         original_max_length=original,
-        low_freq_factor=table.number("low_freq_factor", 1.0),
-        high_freq_factor=table.number("high_freq_factor", 4.0),
+        low_freq_factor=low_freq_factor,
+        high_freq_factor=table.number("high_freq_factor", 4.0, above=low_freq_factor),
         beta_fast=table.number("beta_fast", 32.0),
         beta_slow=table.number("beta_slow", 1.0),
         truncate=table.flag("truncate", True),
