@@ -13,6 +13,7 @@ from controller.group import Group
 from controller.groups import Groups
 from liger.domain import Fence, FinishReason
 from liger.errors import InvalidRequestError, LigerError, OverloadedError
+from liger.rpc.streams import until_ended
 from liger.v1 import controller_pb2, types_pb2
 
 _LOG: Final = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Gateways:
         session.send(_catalogue(groups))
         reader = asyncio.create_task(_read(requests, session))
         try:
-            async for message in _until(session.messages(), reader):
+            async for message in until_ended(session.messages(), reader):
                 yield message
         finally:
             reader.cancel()
@@ -148,21 +149,6 @@ class Gateways:
 async def _read(requests: AsyncIterator[controller_pb2.ConnectRequest], session: GatewaySession) -> None:
     async for message in requests:
         session.take(message)
-
-
-async def _until(
-    messages: AsyncIterator[controller_pb2.ConnectResponse], reader: asyncio.Task[None]
-) -> AsyncIterator[controller_pb2.ConnectResponse]:
-    """Give messages until the reader ends, raising what it raised."""
-    while True:
-        following = asyncio.ensure_future(anext(messages))
-        await asyncio.wait({following, reader}, return_when=asyncio.FIRST_COMPLETED)
-        if following.done():
-            yield following.result()
-            continue
-        following.cancel()
-        reader.result()
-        return
 
 
 def _welcome(leader_term: int) -> controller_pb2.GatewayWelcome:

@@ -27,7 +27,7 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         self._gateways = gateways
         self._membership = membership
 
-    async def Connect(  # noqa: N802 - the contract's name
+    async def Connect(
         self, request_iterator: AsyncIterator[controller_pb2.ConnectRequest], context: Context
     ) -> AsyncIterator[controller_pb2.ConnectResponse]:
         """Hold a gateway's conversation."""
@@ -35,7 +35,7 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         async for message in self._gateways.converse(request_iterator, self._groups, term):
             yield message
 
-    async def GetModelAssets(  # noqa: N802
+    async def GetModelAssets(
         self, request: controller_pb2.GetModelAssetsRequest, context: Context
     ) -> AsyncIterator[controller_pb2.GetModelAssetsResponse]:
         """Fetch a model's files from a rank."""
@@ -48,16 +48,14 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         except grpc.aio.AioRpcError as error:
             raise UnavailableError(f"{member.worker_id} gave no files: {error.details()}", retry_after_s=1.0) from error
 
-    async def GetCluster(  # noqa: N802
+    async def GetCluster(
         self, request: controller_pb2.GetClusterRequest, context: Context
     ) -> controller_pb2.GetClusterResponse:
         """Describe groups, ranks and gateways."""
         statuses = [group.status() for group in self._groups.all()]
         return from_cluster(self._membership.leader_term, statuses, self._gateways.ids)
 
-    async def Drain(  # noqa: N802
-        self, request: controller_pb2.DrainRequest, context: Context
-    ) -> controller_pb2.DrainResponse:
+    async def Drain(self, request: controller_pb2.DrainRequest, context: Context) -> controller_pb2.DrainResponse:
         """Stop new work on a group and finish what is in flight."""
         limit_s = request.timeout_s if request.HasField("timeout_s") else DRAIN_LIMIT_S
         if not 0 <= limit_s < float("inf"):
@@ -66,7 +64,7 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         finished, abandoned = await self._groups.drain(groups, limit_s)
         return controller_pb2.DrainResponse(num_finished=finished, num_abandoned=abandoned)
 
-    async def Register(  # noqa: N802
+    async def Register(
         self, request: controller_pb2.RegisterRequest, context: Context
     ) -> controller_pb2.RegisterResponse:
         """Grant a worker a lease."""
@@ -77,13 +75,13 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
             lease_id=lease.lease_id, ttl_s=lease.ttl_s, leader_term=self._membership.leader_term
         )
 
-    async def RenewLease(  # noqa: N802
+    async def RenewLease(
         self, request: controller_pb2.RenewLeaseRequest, context: Context
     ) -> controller_pb2.RenewLeaseResponse:
         """Keep a lease alive."""
         return controller_pb2.RenewLeaseResponse(ttl_s=await self._membership.renew(request.lease_id))
 
-    async def RevokeLease(  # noqa: N802
+    async def RevokeLease(
         self, request: controller_pb2.RevokeLeaseRequest, context: Context
     ) -> controller_pb2.RevokeLeaseResponse:
         """Take a lease back."""

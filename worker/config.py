@@ -1,0 +1,94 @@
+"""A worker's settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from liger.errors import ConfigError
+
+DEVICES = ("cpu",)
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """Runs one rank of a group: holds its part of a model and executes schedules."""
+
+    model_folder: Path
+    """Hugging Face folder of the model (config.json, safetensors, tokenizer.json)."""
+    model_name: str = ""
+    """Name that clients use; empty takes the folder's name."""
+    group: str = ""
+    """Name of the group (the ranks that hold one copy); empty takes the model's name."""
+    tp_size: int = 1
+    """Ranks that share each layer."""
+    pp_size: int = 1
+    """Pipeline stages; only 1 is served yet."""
+    rank: int | None = None
+    """Place in the group that this worker asks for; unset takes any."""
+    controller: str = "127.0.0.1:8601"
+    """host:port of the controller."""
+    listen: str = "127.0.0.1:0"
+    """host:port to listen on; port 0 takes a free one. The host also carries the exchanges between ranks."""
+    advertise: str = ""
+    """Host under which controller and other ranks reach this worker; empty takes that of --listen."""
+    insecure: bool = False
+    """Allow to listen beyond loopback without authentication."""
+    device: str = "cpu"
+    """Where to compute: cpu."""
+    dtype: str = "float32"
+    """Number format of weights and activations: float32 or bfloat16."""
+    threads: int = 0
+    """Compute threads; 0 takes all cores."""
+    kv_cache_gib: float = 1.0
+    """Memory for keys and values of running sequences, in GiB."""
+    block_size: int = 16
+    """Tokens a KV block holds."""
+    rendezvous_limit_s: float = 120.0
+    """Longest wait for the other ranks to join, after this one's weights are loaded, in seconds."""
+    exchange_limit_s: float = 120.0
+    """Longest wait for the other ranks in one exchange, in seconds."""
+    drain_limit_s: float = 30.0
+    """Longest wait for requests under way when the worker is asked to stop, in seconds."""
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+    json_logs: bool = False
+    """Write logs as JSON, one object a line."""
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        if not self.model_folder.is_dir():
+            raise ConfigError(f"--model-folder {self.model_folder} is not a folder; `liger models pull` brings models")
+        if self.device not in DEVICES:
+            raise ConfigError(f"--device takes {' or '.join(DEVICES)}, not {self.device!r}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype takes {' or '.join(DTYPES)}, not {self.dtype!r}")
+        if self.pp_size != 1:
+            raise ConfigError("--pp-size must be 1: pipeline stages are not served yet")
+        if self.tp_size < 1 or self.block_size < 1 or self.threads < 0:
+            raise ConfigError("--tp-size and --block-size must be at least 1, --threads at least 0")
+        if self.rank is not None and not 0 <= self.rank < self.tp_size * self.pp_size:
+            raise ConfigError(f"--rank must be 0 to {self.tp_size * self.pp_size - 1}, not {self.rank}")
+        for name in ("kv_cache_gib", "rendezvous_limit_s", "exchange_limit_s", "drain_limit_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"--{name.replace('_', '-')} must be a positive number")
+        if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ConfigError(f"--log-level takes DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}")
+
+    @property
+    def name(self) -> str:
+        """The model's name for clients."""
+        return self.model_name or self.model_folder.resolve().name
+
+    @property
+    def group_name(self) -> str:
+        """The group's name."""
+        return self.group or self.name
+
+    @property
+    def host(self) -> str:
+        """The host under which others reach this worker."""
+        return self.advertise or self.listen.rpartition(":")[0]

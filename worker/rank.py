@@ -1,0 +1,83 @@
+"""What a rank is told and what it answers when an epoch begins, and what the session asks of its engine. No torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from liger.domain import BatchKind, Fence, ModelCard, Pattern, Segment, Window, WindowOutcome
+
+Progress = Callable[[str, float], None]
+"""Takes what is being done and the share of it that is done, 0 to 1; called from any thread."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinPlan:
+    """What a rank is told."""
+
+    fence: Fence
+    tp_rank: int
+    tp_size: int
+    pp_stage: int
+    pp_size: int
+    rendezvous_endpoint: str  # host:port of rank 0's store
+    num_slots: int
+    max_batch_tokens: int
+    num_rows: int  # of the sequence table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What a rank answers."""
+
+    forwards: Mapping[BatchKind, tuple[Segment, ...]]
+    num_blocks: int
+    block_size: int
+    weight_bytes: int
+    kv_bytes: int
+
+
+class RankEngine(Protocol):
+    """What computes on this rank. Calls block; `join`, `run` and `leave` come one at a time."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model it holds."""
+        ...
+
+    @property
+    def rendezvous_endpoint(self) -> str:
+        """host:port where other ranks find this one if it becomes rank 0."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What it computes on, for people."""
+        ...
+
+    def join(self, plan: JoinPlan, progress: Progress) -> Joined:
+        """Load weights and find the other ranks.
+
+        Raises:
+            LigerError: The model cannot be loaded, or the others did not come.
+        """
+        ...
+
+    def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
+        """Execute a window.
+
+        Raises:
+            LigerError: Another rank failed, or the window is not right.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Make a `join` or `run` under way end with an error. May be called from another thread."""
+        ...
+
+    def leave(self) -> None:
+        """Let go of the epoch: connections, keys and values, sequences; weights stay."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
