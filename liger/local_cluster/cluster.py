@@ -61,12 +61,12 @@ class LocalCluster:
                 await self._start_processes()
                 await first_of(self._wait_until_serving(), self.wait())
         except TimeoutError as error:
-            await self.stop()
+            await self.kill()
             raise UnavailableError(
                 f"the cluster does not serve after {self.spec.start_limit_s:g} s; its logs are in {self.log_folder}"
             ) from error
-        except BaseException:
-            await self.stop()
+        except BaseException:  # nothing is in flight yet that a drain could save
+            await self.kill()
             raise
 
     async def wait(self) -> None:
@@ -86,12 +86,11 @@ class LocalCluster:
             for stage in self._stages:
                 await asyncio.gather(*(process.stop(limit_s) for process in stage))
         finally:
-            self.kill()
+            await self.kill()
 
-    def kill(self) -> None:
-        """Kill every process at once."""
-        for process in self.processes.values():
-            process.kill()
+    async def kill(self) -> None:
+        """Kill every process that still runs, at once."""
+        await asyncio.gather(*(process.kill() for process in self.processes.values()))
 
     async def _start_processes(self) -> None:
         self.log_folder.mkdir(parents=True, exist_ok=True)

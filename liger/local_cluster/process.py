@@ -81,21 +81,20 @@ class ServiceProcess:
 
     async def stop(self, limit_s: float) -> None:
         """Ask it to drain and stop; after the limit kill it, and whatever it started."""
-        if self._transport is None or self._output is None:
-            return
-        self._signal(signal.SIGTERM)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wait(), limit_s)
-        finally:
-            self.kill()
-        await self.wait()
-        self._transport.close()
+        if self._transport is not None and self.exit_code is None:
+            self._transport.send_signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.wait(), limit_s)
+        await self.kill()
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """Kill it, and whatever it started, at once."""
+        if self._transport is None:
+            return
         if self.pid is not None and self.exit_code is None:
             _kill_group(self.pid)
+        await self.wait()
+        self._transport.close()
 
     def failure(self) -> LigerError:
         """Return the error that tells why it ended, with its last words."""
@@ -117,10 +116,6 @@ class ServiceProcess:
                 return log.read().decode(errors="replace").splitlines()[-_NUM_LAST_LINES:]
         except OSError:
             return []
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._transport is not None and self.exit_code is None:
-            self._transport.send_signal(number)
 
 
 def _kill_group(pid: int) -> None:

@@ -1,0 +1,25 @@
+"""Chooses the model of a command where none is named."""
+
+import typer
+
+from liger.client import Client, Model
+from liger.domain import Task
+from liger.errors import ModelNotFoundError
+
+
+def choose_model(client: Client, named: str, task: Task) -> Model:
+    """Return the named model, or the only one that can do a task.
+
+    Raises:
+        ModelNotFoundError: There is none.
+        typer.BadParameter: Several can, so that one must be named.
+    """
+    if named:
+        return client.get_model(named)
+    able = [model for model in client.list_models() if task in model.tasks]
+    if not able:
+        raise ModelNotFoundError(f"no model of this cluster can {task.name.lower()}; see 'liger status'")
+    if len(able) > 1:
+        names = ", ".join(model.name for model in able)
+        raise typer.BadParameter(f"several models can {task.name.lower()}: name one of {names}", param_hint="--model")
+    return able[0]
