@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script, not a module
 """Writes constraints.txt: the versions in this environment of everything that the extra `dev` needs."""
 
 import re
