@@ -1,6 +1,7 @@
 """Runs all ranks of a model in one process, segment by segment, with the exchange done by hand."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from worker.attention.paged import build_paged_attention
 from worker.kv_cache import KvCache
 from worker.shards.folder import read_spec
 from worker.shards.loading import load_shard
-from worker.shards.shard import Activation
+from worker.shards.shard import Activation, Shard
 
 
 class Lockstep:
@@ -20,34 +21,43 @@ class Lockstep:
 
     Args:
         folder: The model's folder.
-        tp_size: Number of ranks.
+        tp_size: Number of ranks of a stage.
+        cuts: First layers of the stages, and the end of the last; one stage by default.
         block_size: Tokens of a KV block.
         num_blocks: Blocks of each rank's cache.
+        dtype: Of weights and cache.
     """
 
-    def __init__(self, folder: Path, tp_size: int, *, block_size: int = 4, num_blocks: int = 256) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tp_size: int,
+        *,
+        cuts: Sequence[int] = (),
+        block_size: int = 4,
+        num_blocks: int = 256,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.spec = read_spec(folder)
-        self.block_size = block_size
-        self.shards = [load_shard(folder, self.spec, tp_rank=rank, tp_size=tp_size) for rank in range(tp_size)]
-        self.caches = [
-            KvCache.allocate(
-                layers=shard.layers,
-                num_blocks=num_blocks,
-                block_size=block_size,
-                num_kv_heads=shard.num_kv_heads,
-                head_dim=self.spec.head_dim,
-            )
-            for shard in self.shards
+        self.block_size, self.num_blocks = block_size, num_blocks
+        self._dtype = dtype
+        self._stages = [
+            [
+                load_shard(folder, self.spec, tp_rank=rank, tp_size=tp_size, layers=range(start, stop), dtype=dtype)
+                for rank in range(tp_size)
+            ]
+            for start, stop in pairwise(cuts or (0, self.spec.num_layers))
         ]
+        self._caches = [[self._cache(shard) for shard in stage] for stage in self._stages]
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> list[Tensor]:
         """Return each input's last hidden states, [tokens, output_size]."""
         lengths = [len(ids) for ids in inputs]
-        attends = [
-            build_encode_attention(lengths, causal=self.spec.causal, windows=self.spec.sliding_windows)
-            for _ in self.shards
-        ]
+        attend = build_encode_attention(
+            lengths, causal=self.spec.causal, windows=self.spec.sliding_windows, dtype=self._dtype
+        )
+        attends = [[attend for _ in stage] for stage in self._stages]
         positions = [position for length in lengths for position in range(length)]
         hidden = self._forward(_flat(inputs), positions, attends, None if types is None else _flat(types))
         return list(hidden.split(lengths))
@@ -57,12 +67,12 @@ class Lockstep:
         """Return each input's raw scores, [inputs, labels]."""
         row = {"CLS": 0, "LAST": -1}[self.spec.classifier_pooling.name]
         rows = torch.stack([hidden[row] for hidden in self.encode(inputs, types)])
-        return self._same([shard.classify(rows) for shard in self.shards])
+        return self._same([shard.classify(rows) for shard in self._stages[-1]])
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the whole vocabulary's logits for rows of hidden states."""
-        return torch.cat([shard.logits(hidden) for shard in self.shards], -1)
+        return torch.cat([shard.logits(hidden) for shard in self._stages[-1]], -1)
 
     @torch.inference_mode()
     def step(
@@ -70,15 +80,15 @@ class Lockstep:
     ) -> list[Tensor]:
         """Advance sequences by some tokens over the paged cache and return those tokens' hidden states."""
         lengths = [len(ids) for ids in tokens]
+        windows = self.spec.sliding_windows
         attends = [
-            build_paged_attention(
-                cache,
-                num_tokens=lengths,
-                starts=starts,
-                block_tables=block_tables,
-                windows=self.spec.sliding_windows,
-            )
-            for cache in self.caches
+            [
+                build_paged_attention(
+                    cache, num_tokens=lengths, starts=starts, block_tables=block_tables, windows=windows
+                )
+                for cache in stage
+            ]
+            for stage in self._caches
         ]
         positions = [start + place for start, length in zip(starts, lengths, strict=True) for place in range(length)]
         return list(self._forward(_flat(tokens), positions, attends, None).split(lengths))
@@ -109,7 +119,7 @@ class Lockstep:
 
     def _block_tables(self, lengths: Sequence[int]) -> list[list[int]]:
         """Deal blocks to sequences in turns, the last ones first, so that no sequence's blocks are neighbours."""
-        free = list(range(self.caches[0].num_blocks))
+        free = list(range(self.num_blocks))
         needed = [-(-length // self.block_size) for length in lengths]
         tables: list[list[int]] = [[] for _ in lengths]
         while any(len(table) < count for table, count in zip(tables, needed, strict=True)):
@@ -119,22 +129,44 @@ class Lockstep:
         return tables
 
     def _forward(
-        self, token_ids: list[int], positions: list[int], attends: Sequence[Attend], types: list[int] | None
+        self,
+        token_ids: list[int],
+        positions: list[int],
+        attends: Sequence[Sequence[Attend]],
+        types: list[int] | None,
     ) -> Tensor:
         ids, places = torch.tensor(token_ids), torch.tensor(positions)
         type_ids = None if types is None else torch.tensor(types)
-        acts = [shard.embed(ids, places, type_ids) for shard in self.shards]
-        for layer in range(self.spec.num_layers):
-            ranks = list(zip(self.shards, acts, attends, strict=True))
-            _exchange(acts, [shard.attention(layer, act, attend) for shard, act, attend in ranks])
-            _exchange(acts, [shard.mlp(layer, act) for shard, act, _ in ranks])
-        return self._same([shard.finish(act) for shard, act in zip(self.shards, acts, strict=True)])
+        acts = [shard.embed(ids, places, type_ids) for shard in self._stages[0]]
+        _run_layers(self._stages[0], acts, attends[0])
+        for before, stage, attend in zip(self._stages, self._stages[1:], attends[1:], strict=False):
+            residual = self._same([shard.suspend(act) for shard, act in zip(before, acts, strict=True)])
+            acts = [shard.resume(residual.clone(), places) for shard in stage]
+            _run_layers(stage, acts, attend)
+        return self._same([shard.finish(act) for shard, act in zip(self._stages[-1], acts, strict=True)])
+
+    def _cache(self, shard: Shard) -> KvCache:
+        return KvCache.allocate(
+            layers=shard.layers,
+            num_blocks=self.num_blocks,
+            block_size=self.block_size,
+            num_kv_heads=shard.num_kv_heads,
+            head_dim=self.spec.head_dim,
+            dtype=self._dtype,
+        )
 
     @staticmethod
     def _same(results: list[Tensor]) -> Tensor:
         """Return what all ranks hold alike, to the bit."""
         assert all(torch.equal(result, results[0]) for result in results)
         return results[0]
+
+
+def _run_layers(stage: Sequence[Shard], acts: Sequence[Activation], attends: Sequence[Attend]) -> None:
+    ranks = list(zip(stage, acts, attends, strict=True))
+    for layer in stage[0].layers:
+        _exchange(acts, [shard.attention(layer, act, attend) for shard, act, attend in ranks])
+        _exchange(acts, [shard.mlp(layer, act) for shard, act, _ in ranks])
 
 
 def _exchange(acts: Sequence[Activation], partials: list[Tensor]) -> None:

@@ -91,8 +91,13 @@ class Shard:
             hidden.add_(F.embedding(positions + self.spec.position_offset, tables.positions))
         return self.resume(hidden, positions)
 
+    def suspend(self, act: Activation) -> Tensor:
+        """End a stage that is not the last: the residual [num_tokens, hidden] with all addends, for `resume`."""
+        residual, _ = add_norm(act.residual, act.addends, act.bias, None)
+        return residual
+
     def resume(self, residual: Tensor, positions: Tensor) -> Activation:
-        """Begin a stage with the residual [num_tokens, hidden] of the stage before, its addends already added."""
+        """Begin a stage with what the stage before gave by `suspend`, and the positions [num_tokens] int64."""
         rotation = self._rotary.rotation(positions) if self._rotary else None
         return Activation(residual, positions, rotation=rotation)
 
