@@ -36,7 +36,7 @@ class CheckedSlices:
         self._checkpoint = checkpoint
         held = [prefix for prefix in prefixes if f"{prefix}{marker}" in checkpoint.tensors]
         if not held:
-            raise _missing(checkpoint, f"{prefixes[0]}{marker}")
+            raise _missing(checkpoint, marker, prefixes[0])
         self._prefixes = (held[0], "")
         self.num_bytes = 0
 
@@ -53,7 +53,7 @@ class CheckedSlices:
         for prefix in self._prefixes:
             if stored := self._checkpoint.tensors.get(prefix + name):
                 return stored
-        raise _missing(self._checkpoint, self._prefixes[0] + name)
+        raise _missing(self._checkpoint, name, self._prefixes[0])
 
     def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:
         """Check that a tensor is there, of the right shape and of a float type."""
@@ -133,8 +133,8 @@ class ReadSlices:
         return self._files[path]
 
 
-def _missing(checkpoint: Checkpoint, name: str) -> ModelFolderError:
+def _missing(checkpoint: Checkpoint, name: str, prefix: str) -> ModelFolderError:
     return ModelFolderError(
-        f"{checkpoint.folder} has no tensor {name}, which config.json asks for: the weights are incomplete or of "
-        "another model, bring the folder again"
+        f"{checkpoint.folder} has no tensor {name}{f' (or {prefix}{name})' if prefix else ''}, which config.json asks "
+        "for: the weights are incomplete or of another model, bring the folder again"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from liger.domain import Pooling, Task
 from liger.errors import ModelFolderError
@@ -63,6 +64,23 @@ def test_classifiers_rerank_if_they_have_one_label(name: str, tiny_model: MakeMo
     assert Task.CLASSIFY in spec.tasks
     assert (Task.RERANK in spec.tasks) == name.endswith("cross-encoder") == (len(spec.labels) == 1)
     assert spec.classifier_pooling is (Pooling.LAST if spec.causal else Pooling.CLS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "OPTForCausalLM"),
+        *("GPT2LMHeadModel", "BertModel", "RobertaModel", "XLMRobertaModel"),
+    ],
+)
+def test_missing_settings_mean_what_they_mean_to_transformers(name: str, tmp_path: Path) -> None:
+    config = getattr(transformers, name).config_class(architectures=[name]).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    whole = read_spec(tmp_path)
+    always_written = ("architectures", "vocab_size", "hidden_size", "intermediate_size", "eos_token_id")
+    kept = {key: config[key] for key in (*always_written, "num_hidden_layers", "num_attention_heads") if key in config}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    assert read_spec(tmp_path) == whole
 
 
 def test_shape_is_read(llama: Path) -> None:
