@@ -23,7 +23,8 @@ from liger.errors import GroupFailedError, UnavailableError
 
 _LOG: Final = logging.getLogger(__name__)
 
-RETRY_S: Final = 1.0  # before a failed group is formed again
+RETRY_S: Final = 1.0  # before a failed group is formed again; doubles with every failure
+MAX_RETRY_S: Final = 30.0
 
 Sink = Callable[[Event, Fence, Sequence[str]], None]
 """Takes an event of one request, with the epoch and the workers that made it."""
@@ -58,6 +59,7 @@ class Group:
         self._is_draining = False
         self._detail = ""
         self._progress: dict[int, float] = {}
+        self._num_failures = 0  # since it served last
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -179,10 +181,12 @@ class Group:
         try:
             self._epoch = epoch
             self._say("")
+            self._num_failures = 0
             self._set_state(GroupState.DRAINING if self._is_draining else GroupState.SERVING)
             await epoch.serve()
         finally:
             self._epoch = None
+            self._is_draining = False
             self._set_state(GroupState.WAITING)
             error = GroupFailedError(f"group {self.name} lost a rank; try again", retry_after_s=RETRY_S)
             self._deliver_to(epoch, epoch.scheduler.fail_all(error))
@@ -198,14 +202,17 @@ class Group:
             await self._members_changed.wait()
 
     async def _failed(self, error: GroupFailedError) -> None:
-        _LOG.error(
+        _LOG.warning(
             "the group's epoch ended", extra={"group": self.name, "epoch": self._last_epoch, "error": str(error)}
         )
         self._set_state(GroupState.WAITING)
         self._say(f"epoch {self._last_epoch} ended: {error.message}")
         if isinstance(error, RankLostError):
             await self._membership.evict(error.worker_id)
-        await asyncio.sleep(RETRY_S)
+        delay_s = min(RETRY_S * 2**self._num_failures, MAX_RETRY_S)
+        self._num_failures += 1
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._members_changed.wait(), delay_s)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         if self._epoch is not None:

@@ -84,7 +84,8 @@ class BatchManager:
         self.running.remove(sequence)
         self.blocks.free(sequence.blocks)
         self._free_rows.append(sequence.row)
-        self._freed_rows.append(sequence.row)
+        if sequence.is_on_ranks:
+            self._freed_rows.append(sequence.row)
 
     def take_freed_rows(self) -> tuple[int, ...]:
         """Return the rows freed since the last call, for the ranks."""

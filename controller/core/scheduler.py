@@ -176,6 +176,9 @@ class Scheduler:
     def _window(self, plan: Plan) -> Window:
         self.num_windows += 1
         fresh = [batch for batch in plan.batches if not batch.is_published]
+        beginning = [sequence for batch in fresh for sequence in batch.sequence_starts]
+        for sequence in beginning:
+            sequence.is_on_ranks = True
         batch_ids = tuple(batch.batch_id for batch in plan.batches)
         return Window(
             fence=self._fence,
@@ -183,7 +186,7 @@ class Scheduler:
             pattern_id=plan.pattern.id,
             batch_ids=batch_ids,
             sequence_ends=self._batches.take_freed_rows(),
-            sequence_starts=tuple(sequence.start() for batch in fresh for sequence in batch.sequence_starts),
+            sequence_starts=tuple(sequence.start() for sequence in beginning),
             batch_starts=tuple(batch.start for batch in fresh),
             order_digest=order_digest(plan.pattern.steps, batch_ids),
         )

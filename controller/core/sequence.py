@@ -40,6 +40,7 @@ class Sequence:
     num_drawn: int = 0  # output tokens in published batches
     output: list[int] = field(default_factory=list)  # output tokens committed
     num_unacknowledged: int = 0  # published batches whose results are not there yet
+    is_on_ranks: bool = False  # its row has begun there
     in_batch: bool = False  # a batch that holds it has segments that are not published yet
     finish_reason: FinishReason | None = None
 
