@@ -52,7 +52,7 @@ async def _show(spec: ClusterSpec, console: Console) -> None:
         with lines:
             await first_of(cluster.start(), stopped.wait())
         if not stopped.is_set():
-            console.print(f"Serving at [bold]{cluster.gateway}[/bold]; logs in {cluster.log_folder}")
+            console.print(f"Serving at [bold]{cluster.gateway}[/bold]; logs in {cluster.log_folder}", soft_wrap=True)
             await first_of(_use(cluster.gateway, console), cluster.wait(), stopped.wait())
     finally:
         await cluster.stop()

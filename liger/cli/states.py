@@ -1,6 +1,7 @@
 """Shows how groups come up: lines that change on a terminal, new lines elsewhere."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -38,9 +39,10 @@ class GroupLines:
             self._live.stop()
 
     def show(self, state: ClusterState) -> None:
-        """Show the groups of a state; what did not change is not said again."""
+        """Show the groups of a state; what did not change is not said again (new lines tell progress by quarters)."""
         for group in state.groups:
-            line = group_line(group)
+            step = group if self._live else replace(group, progress=group.progress * 4 // 1 / 4)
+            line = group_line(step)
             if self._lines.get(group.name) == line:
                 continue
             self._lines[group.name] = line
