@@ -1,7 +1,7 @@
 """Where a request's events wait for the call that handles it. Filled by the link's reading loop, which never waits."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from gateway.sample import Sample
@@ -75,8 +75,9 @@ class GenerateInbox:
         while True:
             await self._news.wait()
             self._news.clear()
-            for event in self._drain():
-                yield event
+            for sample in self._samples:
+                for event in sample.events():
+                    yield event
             if self._error is not None:
                 raise self._error
             if self._done is not None and not self._news.is_set():
@@ -89,10 +90,6 @@ class GenerateInbox:
     def _check_all_ended(self) -> None:
         if not all(sample.has_ended for sample in self._samples):
             raise LigerError("the controller ended the generation before all its samples")
-
-    def _drain(self) -> Iterator[Delta | Finished]:
-        for sample in self._samples:
-            yield from sample.events()
 
 
 class InferInbox:

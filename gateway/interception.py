@@ -1,5 +1,6 @@
 """What happens before a call's handler: checks whose errors reach the client as the one table says."""
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,11 @@ def _checked_unary(inner: Any, check: Callable[[Any], None]) -> Any:
 def _checked_stream(inner: Any, check: Callable[[Any], None]) -> Any:
     async def checked(request: Any, context: Any) -> AsyncIterator[Any]:
         check(request)
-        async for response in inner(request, context):
+        responses = inner(request, context)
+        if inspect.isawaitable(responses):  # a handler that writes its responses itself, as health's Watch does
+            await responses
+            return
+        async for response in responses:
             yield response
 
     return checked

@@ -1,6 +1,6 @@
 """One sample's way from tokens to text: detokenised, stop strings found, coalesced until the client takes it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,19 +79,17 @@ class Sample:
             self._end(reason)
         return False
 
-    def events(self) -> Iterator[Delta | Finished]:
-        """Give what came since the last call, as one delta at most."""
+    def events(self) -> list[Delta | Finished]:
+        """Return what came since the last call, as one delta at most."""
+        found: list[Delta | Finished] = []
         if self._token_ids or any(self._texts):
-            yield Delta(
-                index=self._index,
-                text="".join(self._texts),
-                token_ids=tuple(self._token_ids),
-                logprobs=tuple(self._logprobs),
-            )
+            text, token_ids, logprobs = "".join(self._texts), tuple(self._token_ids), tuple(self._logprobs)
+            found.append(Delta(index=self._index, text=text, token_ids=token_ids, logprobs=logprobs))
             self._texts, self._token_ids, self._logprobs = [], [], []
         if self._finished is not None:
-            finished, self._finished = self._finished, None
-            yield finished
+            found.append(self._finished)
+            self._finished = None
+        return found
 
     def _take_token(self, token: int, logprobs: Sequence[Logprob], *, is_end: bool) -> bool:
         """Take one token; return whether a stop string ended the sample."""
