@@ -11,9 +11,7 @@ Controller = Annotated[
     str,
     typer.Option("--controller", envvar="LIGER_CONTROLLER", metavar="HOST:PORT", help="Where the controller listens."),
 ]
-Model = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="Which model; may be left out where only one can do it.")
-]
+Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Which model; may be left out where one fits.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_GATEWAY = "127.0.0.1:8600"

@@ -33,6 +33,19 @@ def test_embed_gives_vectors_as_json(liger, gateway):
     assert gateway.asked[0].embed.dimensions == 2
 
 
+def test_a_model_made_for_embeddings_is_taken_before_one_that_generates(liger, gateway):
+    gateway.models = [
+        model("chat", types_pb2.TASK_GENERATE, types_pb2.TASK_EMBED),
+        model("embedder", types_pb2.TASK_EMBED),
+    ]
+    gateway.result = answer(embed=inference_pb2.EmbedResult(embeddings=[{"values": [1.0]}]))
+
+    assert liger("embed", "a cat").exit_code == 0
+    assert gateway.asked[0].model == "embedder"
+    assert liger("embed", "a cat", "--model", "chat").exit_code == 0
+    assert gateway.asked[1].model == "chat"
+
+
 def test_score_compares_continuations(liger, gateway):
     tokens = [types_pb2.TokenLogprob(token_id=1, logprob=-1.0), types_pb2.TokenLogprob(token_id=2, logprob=-0.5)]
     scores = [{"logprob": -1.5, "tokens": tokens, "greedy": True}, {"logprob": -9.0, "tokens": tokens}]
