@@ -15,6 +15,7 @@ from gateway.config import GatewayConfig
 from gateway.service import GatewayService
 from liger.client import AsyncClient
 from liger.rpc.channel import open_channel
+from liger.v1 import inference_pb2 as pb
 from liger.v1 import types_pb2
 from liger.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.fake_controller import FakeController, FakeModel
@@ -67,7 +68,7 @@ def all_models() -> list[FakeModel]:
             folders.files(folders.word_level()),
         ),
         FakeModel(
-            model_info("ranker", types_pb2.TASK_RERANK, types_pb2.TASK_CLASSIFY, num_token_types=2, max_length=16),
+            model_info("ranker", types_pb2.TASK_CLASSIFY, types_pb2.TASK_RERANK, num_token_types=2, max_length=16),
             folders.files(folders.word_level()),
         ),
         FakeModel(model_info("forming", types_pb2.TASK_GENERATE), {}, num_groups=0),
@@ -90,6 +91,18 @@ class Gateway:
     @property
     def stub(self) -> Any:
         return InferenceServiceStub(self.channel)
+
+    async def tell_catalogue(self) -> None:
+        """Let the controller tell its catalogue; return when the gateway has it."""
+        self.controller.tell_catalogue()
+        wanted = {name: (model.info, model.num_groups) for name, model in self.controller.models.items()}
+        async with asyncio.timeout(20):
+            while {name: await self._known(name) for name in wanted} != wanted:
+                pass
+
+    async def _known(self, name: str) -> tuple[types_pb2.ModelInfo, int]:
+        reply = await self.stub.GetModel(pb.GetModelRequest(model=name))
+        return reply.model, reply.num_groups
 
     async def until_health(self, wanted: int) -> None:
         """Return when the gateway's health is as wanted."""
