@@ -57,6 +57,7 @@ class Group:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_draining = False
+        self._is_closed = False
         self._detail = ""
         self._progress: dict[int, float] = {}
         self._num_failures = 0  # since it served last
@@ -98,6 +99,10 @@ class Group:
             self._deliver(self._epoch.scheduler.cancel(request_id, sample, reason, time.monotonic_ns()))
             self._epoch.wake.set()
 
+    def close(self) -> None:
+        """Form no epoch again; whoever runs the group cancels it then."""
+        self._is_closed = True
+
     async def run(self) -> None:
         """Form and serve, for as long as the controller runs."""
         while True:
@@ -105,6 +110,8 @@ class Group:
             try:
                 await self._run_epoch(_by_rank(self._members))
             except GroupFailedError as error:
+                if self._is_closed:  # the failure came with the cancel, and a TaskGroup raises it in the cancel's place
+                    return
                 await self._failed(error)
 
     async def drain(self, limit_s: float) -> tuple[int, int]:
@@ -187,6 +194,7 @@ class Group:
         finally:
             self._epoch = None
             self._is_draining = False
+            self._say(f"epoch {self._last_epoch} is ending")
             self._set_state(GroupState.WAITING)
             error = GroupFailedError(f"group {self.name} lost a rank; try again", retry_after_s=RETRY_S)
             self._deliver_to(epoch, epoch.scheduler.fail_all(error))

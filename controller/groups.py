@@ -108,6 +108,11 @@ class Groups:
         counts = await asyncio.gather(*(group.drain(limit_s) for group in groups))
         return sum(finished for finished, _ in counts), sum(abandoned for _, abandoned in counts)
 
+    def close(self) -> None:
+        """Form no group again."""
+        for group in self._groups.values():
+            group.close()
+
     async def run(self) -> None:
         """Follow membership: a task for each group, for as long as the controller runs."""
         async with asyncio.TaskGroup() as tasks:

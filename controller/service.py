@@ -48,6 +48,7 @@ class ControllerService:
 
     async def stop(self) -> None:
         """End all groups and stop listening."""
+        self._groups.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,6 +1,5 @@
 """Listens: a `grpc.aio` server with health, reflection and errors from the one table."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -24,7 +23,7 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
@@ -43,7 +42,8 @@ class RpcServer:
         self, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), max_message_bytes: int = MAX_MESSAGE_BYTES
     ) -> None:
         options = [*SERVER_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)]
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(), *interceptors], options=options)
+        self._errors = ErrorInterceptor()
+        self.grpc = grpc.aio.server(interceptors=[self._errors, *interceptors], options=options)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -85,6 +85,7 @@ class RpcServer:
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, refuse new calls, let those under way finish for `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
+        self._errors.is_stopping = True
         await self.grpc.stop(grace_s)
 
 
@@ -95,6 +96,9 @@ def is_loopback(address: str) -> bool:
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Turns `LigerError` into its status, and anything else into INTERNAL without its inside."""
+
+    def __init__(self) -> None:
+        self.is_stopping = False  # calls are cut off: what they raise then is no bug
 
     async def intercept_service(
         self,
@@ -108,37 +112,34 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             inner = handler.unary_stream or handler.stream_stream
             name = "unary_stream" if handler.unary_stream else "stream_stream"
-            return handler._replace(**{name: _guard_stream(inner)})
+            return handler._replace(**{name: self._guard_stream(inner)})
         inner = handler.unary_unary or handler.stream_unary
         name = "unary_unary" if handler.unary_unary else "stream_unary"
-        return handler._replace(**{name: _guard_unary(inner)})
+        return handler._replace(**{name: self._guard_unary(inner)})
 
+    def _guard_unary(self, inner: Any) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await inner(request, context)
+            except Exception as error:  # noqa: BLE001 - the last net of a call
+                await self._abort(context, error)
 
-def _guard_unary(inner: Any) -> Any:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await inner(request, context)
-        except Exception as error:  # noqa: BLE001 - the last net of a call
-            await _abort(context, error)
+        return guarded
 
-    return guarded
+    def _guard_stream(self, inner: Any) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                async for response in inner(request, context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 - the last net of a call
+                await self._abort(context, error)
 
+        return guarded
 
-def _guard_stream(inner: Any) -> Any:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            async for response in inner(request, context):
-                yield response
-        except Exception as error:  # noqa: BLE001 - the last net of a call
-            await _abort(context, error)
-
-    return guarded
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
-        raise error
-    if not isinstance(error, LigerError):
-        _LOG.exception("a call failed inside", exc_info=error)
-        error = LigerError("internal error; the service's log has the details")
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    async def _abort(self, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+        if isinstance(error, grpc.aio.AbortError) or self.is_stopping:
+            raise error
+        if not isinstance(error, LigerError):
+            _LOG.exception("a call failed inside", exc_info=error)
+            error = LigerError("internal error; the service's log has the details")
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))

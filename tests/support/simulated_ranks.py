@@ -84,8 +84,8 @@ def drawn_token(tokens: list[int]) -> int:
 class SimulatedRank:
     """Checks every window as a real rank does, and that no KV slot is written while another sequence holds it."""
 
-    def __init__(self, *, block_size: int = 4, num_slots: int = 1) -> None:
-        self.guard = WindowGuard(fence=FENCE, forwards=FORWARDS, num_slots=num_slots)
+    def __init__(self, *, fence: Fence = FENCE, block_size: int = 4, num_slots: int = 1) -> None:
+        self.guard = WindowGuard(fence=fence, forwards=FORWARDS, num_slots=num_slots)
         self.num_tokens_computed = 0
         self.max_running = 0
         self._block_size = block_size
