@@ -51,7 +51,6 @@ def classify(
     texts: _Texts,
     *,
     pair: Annotated[list[str] | None, typer.Option(help="Second texts, one for each text.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Labels for a model without a classification head.")] = None,
     raw: _Raw = False,
     truncate: _Truncate = False,
     model: options.Model = "",
@@ -61,9 +60,7 @@ def classify(
     """Give each text a probability for each label."""
     with Client(gateway) as client:
         name = choose_model(client, model, Task.CLASSIFY).name
-        reply = client.classify(
-            name, texts, pairs=pair or (), labels=label or (), raw=raw or None, truncate=truncate or None
-        )
+        reply = client.classify(name, texts, pairs=pair or (), raw=raw or None, truncate=truncate or None)
     _show(reply, as_json, tables.classifications(texts, reply.labels, reply.classifications))
 
 
