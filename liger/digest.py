@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from liger.domain import BatchKind, Piece, Step
+from liger.domain import BatchKind, Step
 
 _LAUNCH: Final = struct.Struct("<QIIBBII")
 
@@ -51,14 +51,6 @@ def token_digest(batch_ids: Sequence[int], token_ids: Sequence[Sequence[int]]) -
 
 
 def _launch(batch_id: int, step: Step) -> bytes:
-    piece = step.piece or _WHOLE
-    return _LAUNCH.pack(batch_id, step.operand, step.segment, step.lane, piece.axis, piece.index, piece.count)
-
-
-class _Whole:
-    axis = 0
-    index = 0
-    count = 0
-
-
-_WHOLE: Final[_Whole | Piece] = _Whole()
+    piece = step.piece
+    cut = (piece.axis, piece.index, piece.count) if piece else (0, 0, 0)
+    return _LAUNCH.pack(batch_id, step.operand, step.segment, step.lane, *cut)
