@@ -20,10 +20,6 @@ Index = tuple[slice, ...]  # one contiguous part of each dimension
 class Slices(Protocol):
     """Gives parts of tensors by name."""
 
-    def has(self, name: str) -> bool:
-        """Tell whether the checkpoint has a tensor."""
-        ...
-
     def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:
         """Return part `index` of a tensor whose whole shape must be `shape`."""
         ...
@@ -39,10 +35,6 @@ class CheckedSlices:
             raise _missing(checkpoint, marker, prefixes[0])
         self._prefixes = (held[0], "")
         self.num_bytes = 0
-
-    def has(self, name: str) -> bool:
-        """Tell whether the checkpoint has a tensor, with or without the family's prefix."""
-        return any(prefix + name in self._checkpoint.tensors for prefix in self._prefixes)
 
     def find(self, name: str) -> StoredTensor:
         """Return where a tensor lies.
@@ -104,10 +96,6 @@ class ReadSlices:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def has(self, name: str) -> bool:
-        """Tell whether the checkpoint has a tensor."""
-        return self._checked.has(name)
 
     def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:  # noqa: ARG002 - was checked
         """Read a part into memory of its own.

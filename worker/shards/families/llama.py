@@ -64,15 +64,13 @@ def _read(
     hidden_size = settings.integer("hidden_size")
     num_heads = settings.integer("num_attention_heads")
     num_layers = settings.integer("num_hidden_layers")
-    explicit_kv_heads = "num_key_value_heads" in settings or settings.raw("num_key_value_heads", 0) is None
+    fallback_kv_heads = settings.raw("num_key_value_heads", default_kv_heads) or num_heads  # null means num_heads
     max_length = settings.integer("max_position_embeddings", default_max_length)
     return ModelSpec(
         hidden_size=hidden_size,
         num_layers=num_layers,
         num_heads=num_heads,
-        num_kv_heads=settings.integer(
-            "num_key_value_heads", num_heads if explicit_kv_heads else default_kv_heads or num_heads
-        ),
+        num_kv_heads=settings.integer("num_key_value_heads", fallback_kv_heads),
         head_dim=settings.integer("head_dim", default_head_dim or hidden_size // num_heads),
         ffn_size=settings.integer("intermediate_size"),
         vocab_size=settings.integer("vocab_size"),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,11 @@ def test_missing_settings_mean_what_they_mean_to_transformers(name: str, tmp_pat
     kept = {key: config[key] for key in (*always_written, "num_hidden_layers", "num_attention_heads") if key in config}
     (tmp_path / "config.json").write_text(json.dumps(kept))
     assert read_spec(tmp_path) == whole
+
+
+def test_a_folder_is_read_without_torch() -> None:
+    check = "import sys, worker.shards.folder; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
 def test_shape_is_read(llama: Path) -> None:
