@@ -16,7 +16,7 @@ def random_heads(num_tokens: int, heads: int, kv_heads: int, head_dim: int = 8) 
     return query, key, value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=8),
     heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (3, 1)]),
@@ -30,7 +30,7 @@ def test_inputs_see_themselves_and_no_others(lengths: list[int], heads: tuple[in
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), window=st.integers(1, 14))
 def test_windows_hide_what_is_further_back_in_their_layers_alone(lengths: list[int], window: int) -> None:
     query, key, value = random_heads(sum(lengths), 6, 2)

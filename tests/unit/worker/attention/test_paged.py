@@ -87,26 +87,26 @@ def assert_plain(batch: Batch, results: list[Tensor], window: int | None) -> Non
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(batch=batches(), window=st.none() | st.integers(1, 40))
 def test_chunks_and_decode_of_any_lengths_see_what_they_may(batch: Batch, window: int | None) -> None:
     assert_plain(batch, batch.attend(batch.cache(), window), window)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(batch=batches(most_new_tokens=1), window=st.none() | st.integers(1, 40))
 def test_decode_of_any_lengths_sees_what_it_may(batch: Batch, window: int | None) -> None:
     assert_plain(batch, batch.attend(batch.cache(), window), window)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(batch=batches())
 def test_what_others_left_in_the_cache_is_never_read(batch: Batch) -> None:
     clean, dirty = batch.attend(batch.cache()), batch.attend(batch.cache(torch.nan))
     assert all(torch.equal(one, other) for one, other in zip(clean, dirty, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(batch=batches())
 def test_new_keys_and_values_are_in_the_cache_afterwards_and_nothing_else_changed(batch: Batch) -> None:
     cache = batch.cache(filler=7.0)
