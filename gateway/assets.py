@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.chat_template import ChatTemplate
 from gateway.model import Model
-from gateway.tokenizer import ModelTokenizer, token_text
+from gateway.tokenizer import ModelTokenizer
 from liger.errors import LigerError, ModelFolderError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def read_assets(files: Files) -> Assets:
     content = files.get("tokenizer.json")
     source = _template_source(files, settings)
     return Assets(
-        tokenizer=None if content is None else ModelTokenizer(_text("tokenizer.json", content), settings),
+        tokenizer=None if content is None else ModelTokenizer(_text("tokenizer.json", content)),
         template=None if source is None else ChatTemplate(source, _special_tokens(files, settings)),
         eos_token_ids=_eos(_json(files, "generation_config.json").get("eos_token_id")),
     )
@@ -135,9 +135,15 @@ def _template_source(files: Files, settings: Mapping[str, Any]) -> str | None:
 
 def _special_tokens(files: Files, settings: Mapping[str, Any]) -> dict[str, str]:
     merged = {**_json(files, "special_tokens_map.json"), **settings}
-    return {name: text for name in SPECIAL_TOKENS if (text := token_text(merged.get(name)))}
+    return {name: text for name in SPECIAL_TOKENS if (text := _token_text(merged.get(name)))}
 
 
 def _eos(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value]
     return tuple(number for number in values if isinstance(number, int))
+
+
+def _token_text(value: object) -> str:
+    """Return a special token's text, which folders write as text or as an object with `content`."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else ""

@@ -1,17 +1,15 @@
 """A model's tokenizer: text to ids and back, as its Hugging Face folder says."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenizers import Encoding, Tokenizer, processors
+from tokenizers import Encoding, Tokenizer
 
 from liger.errors import ModelFolderError
 
 INLINE_CHARACTERS: Final = 2_000  # about half a millisecond; longer texts leave the event loop alone
-
-AUTOMATIC_TOKENS: Final = ("bos_token", "eos_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +21,22 @@ class Encoded:
 
 
 class ModelTokenizer:
-    """One model's tokenizer, shared by all calls.
+    """One model's tokenizer, shared by all calls. tokenizer.json alone says which tokens stand around a text.
 
     Args:
         content: The text of tokenizer.json.
-        settings: What tokenizer_config.json says.
 
     Raises:
         ModelFolderError: tokenizer.json is damaged.
     """
 
-    def __init__(self, content: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, content: str) -> None:
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_str(content)
         except Exception as error:  # the library raises bare Exception
             raise ModelFolderError(f"the model's tokenizer.json cannot be read: {error}") from error
         self._tokenizer.no_truncation()  # folders carry the settings of their training
         self._tokenizer.no_padding()
-        if "add_bos_token" in settings or "add_eos_token" in settings:
-            _set_automatic_tokens(self._tokenizer, settings)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(number for number, token in added.items() if token.special)
         self.byte_ids = _byte_ids(self._tokenizer)
@@ -112,25 +107,6 @@ def _fit(first: Encoding, second: Encoding, room: int) -> None:
         kept = min(len(short), room // 2)
         short.truncate(kept)
         long.truncate(room - kept)
-
-
-def _set_automatic_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Let exactly the tokens that tokenizer_config.json asks for stand around a text, as transformers does."""
-    tokens = {name: token_text(settings.get(name)) for name in AUTOMATIC_TOKENS}
-    wanted = {name: text for name, text in tokens.items() if text and settings.get(f"add_{name}")}
-    bos, eos = wanted.get("bos_token", ""), wanted.get("eos_token", "")
-    single = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
-    pair = [*single, *([f"{bos}:1"] if bos else []), "$B:1", *([f"{eos}:1"] if eos else [])]
-    ids = [(text, tokenizer.token_to_id(text)) for text in wanted.values()]
-    if any(number is None for _, number in ids):
-        raise ModelFolderError("tokenizer_config.json adds a token that tokenizer.json does not have")
-    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
-
-
-def token_text(value: object) -> str:
-    """Return a special token's text, which folders write as text or as an object with `content`."""
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else ""
 
 
 def _byte_ids(tokenizer: Tokenizer) -> dict[int, int]:

@@ -20,12 +20,12 @@ PIECES = [folders.byte_fallback().token_to_id(piece) for piece in ("▁", "▁a"
 
 @cache
 def byte_level() -> ModelTokenizer:
-    return ModelTokenizer(folders.byte_level().to_str(), {})
+    return ModelTokenizer(folders.byte_level().to_str())
 
 
 @cache
 def byte_fallback() -> ModelTokenizer:
-    return ModelTokenizer(folders.byte_fallback().to_str(), {})
+    return ModelTokenizer(folders.byte_fallback().to_str())
 
 
 def stream(tokenizer: ModelTokenizer, chunks: list[list[int]]) -> list[str]:
