@@ -36,7 +36,7 @@ def test_every_rpc_has_an_implementation(service, rpc):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef) and any(f"{service}Servicer" in ast.unparse(base) for base in node.bases)
         for method in node.body
-        if isinstance(method, ast.AsyncFunctionDef)
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert rpc in methods
 

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
 from liger.cli.main import app
+from liger.v1.inference_pb2 import ListModelsRequest
+from liger.v1.inference_pb2_grpc import InferenceServiceStub
 
 pytestmark = pytest.mark.models
 
@@ -98,6 +101,14 @@ def test_score_prefers_france(up):
     )
     france, japan = json.loads(up.run(*arguments, "--json").stdout)["scores"]
     assert france["logprob"] > japan["logprob"]
+
+
+def test_models_are_listed_on_the_wire(up):
+    with grpc.insecure_channel(up.gateway) as channel:
+        listed = InferenceServiceStub(channel).ListModels(ListModelsRequest(), timeout=60).models
+
+    assert [entry.model.name for entry in listed] == sorted([CHAT, EMBEDDER])
+    assert {entry.model.name: entry.has_chat_template for entry in listed} == {CHAT: True, EMBEDDER: False}
 
 
 def test_status_shows_every_rank(up):

@@ -1,0 +1,171 @@
+"""One worker process, with the test in the controller's place: every RPC of WorkerService as it is on the wire."""
+
+import queue
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import torch
+
+from liger.digest import order_digest, pattern_digest
+from liger.domain import BatchKind, Lane, Step
+from liger.errors import NotServedError, ScheduleRefusedError, StaleFenceError
+from liger.rpc.status import from_message, from_rpc_error
+from liger.v1 import types_pb2
+from liger.v1 import worker_pb2 as pb
+from liger.v1.worker_pb2_grpc import WorkerServiceStub
+from tests.support.tiny_models import model_maker
+
+LIMIT_S = 60.0
+TOKEN_IDS = [5, 17, 40, 99]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny Llama: its folder, with a tokenizer file of some size, and the model itself."""
+    folder, model = model_maker(tmp_path_factory.mktemp("models"))("llama")
+    (folder / "tokenizer.json").write_bytes(bytes(range(256)) * 6000)
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def worker(model) -> Iterator[WorkerServiceStub]:
+    flags = {"model-folder": str(model[0]), "controller": "127.0.0.1:9", "threads": "1", "kv-cache-gib": "0.01"}
+    command = [
+        sys.executable,
+        "-m",
+        "worker",
+        *(part for name, value in flags.items() for part in (f"--{name}", value)),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        address = process.stdout.readline().rpartition(" ")[2].strip()
+        with grpc.insecure_channel(address) as channel:
+            yield WorkerServiceStub(channel)
+        process.terminate()
+    assert process.returncode == 0
+
+
+def fence(epoch: int) -> types_pb2.Fence:
+    return types_pb2.Fence(leader_term=1, group="llama", epoch=epoch)
+
+
+def join(worker: WorkerServiceStub, epoch: int) -> list[pb.JoinGroupResponse]:
+    request = pb.JoinGroupRequest(
+        fence=fence(epoch),
+        tp_rank=0,
+        tp_size=1,
+        pp_size=1,
+        num_slots=1,
+        max_batch_tokens=64,
+        num_rows=4,
+        rendezvous_endpoint="127.0.0.1:1",
+    )
+    return list(worker.JoinGroup(request, timeout=LIMIT_S))
+
+
+def encode_window(joined: pb.JoinGroupJoined, epoch: int, number: int) -> Iterator[pb.ExecuteRequest]:
+    """Give the pattern and the schedule of one encode batch that pools the last token."""
+    segments = next(forward.segments for forward in joined.forwards if forward.kind == BatchKind.ENCODE)
+    steps = [Step(operand=0, segment=place, lane=Lane(segment.lane)) for place, segment in enumerate(segments)]
+    pattern_id = pattern_digest([BatchKind.ENCODE], steps)
+    places = [pb.Pattern.Step(operand=0, segment=step.segment, lane=int(step.lane)) for step in steps]
+    yield pb.ExecuteRequest(pattern=pb.Pattern(id=pattern_id, operands=[types_pb2.BATCH_KIND_ENCODE], steps=places))
+    pooled = pb.EncodeRows.Output(pool=pb.PoolOutput(pooling=types_pb2.POOLING_LAST, normalize=False))
+    rows = pb.EncodeRows(num_tokens=[len(TOKEN_IDS)], token_ids=TOKEN_IDS, outputs=[pooled])
+    schedule = pb.Schedule(
+        fence=fence(epoch),
+        number=number,
+        pattern_id=pattern_id,
+        batch_ids=[1],
+        batch_starts=[pb.BatchStart(batch_id=1, kind=types_pb2.BATCH_KIND_ENCODE, slot=0, encode=rows)],
+        order_digest=order_digest(steps, [1]),
+        timed=True,
+    )
+    yield pb.ExecuteRequest(schedule=schedule)
+
+
+def attach(epoch: int) -> pb.ExecuteRequest:
+    return pb.ExecuteRequest(attach=pb.Attach(fence=fence(epoch)))
+
+
+def converse(worker: WorkerServiceStub, requests: list[pb.ExecuteRequest]) -> list[pb.ExecuteResponse]:
+    """Send requests and return the first two responses, with the conversation open until then."""
+    outgoing: queue.SimpleQueue[pb.ExecuteRequest | None] = queue.SimpleQueue()
+    for request in requests:
+        outgoing.put(request)
+    call = worker.Execute(iter(outgoing.get, None), timeout=LIMIT_S)
+    try:
+        return [next(call), next(call)]
+    finally:
+        outgoing.put(None)
+        call.cancel()
+
+
+def test_a_window_runs_as_published_and_gives_what_transformers_gives(worker, model):
+    *progress, last = join(worker, epoch=1)
+    assert {said.progress.phase for said in progress} >= {"loading weights"}
+    requests = [attach(1), *encode_window(last.joined, epoch=1, number=1)]
+
+    attached, result = converse(worker, requests)
+
+    schedule = requests[-1].schedule
+    assert attached.HasField("attached")
+    assert result.result.number == 1
+    assert result.result.launched_digest == schedule.order_digest
+    assert len(result.result.timings.step_ends_ns) == len(requests[1].pattern.steps)
+    with torch.no_grad():
+        wanted = model[1].model(torch.tensor([TOKEN_IDS])).last_hidden_state[0, -1].numpy()
+    np.testing.assert_allclose(result.result.batches[0].items[0].values, wanted, atol=1e-4)
+
+
+def test_a_window_with_a_gap_ends_the_conversation_with_its_reason(worker):
+    joined = join(worker, epoch=2)[-1].joined
+    requests = [attach(2), *encode_window(joined, epoch=2, number=5)]
+
+    last = converse(worker, requests)[-1]
+
+    error = from_message(last.failure)
+    assert isinstance(error, ScheduleRefusedError)
+    assert "window 5 came after window 0" in error.message
+
+
+def test_an_epoch_that_is_over_can_be_joined_attached_and_left_no_more(worker):
+    join(worker, epoch=4)
+    calls = [
+        lambda: join(worker, epoch=3),
+        lambda: list(worker.Execute(iter([attach(3)]), timeout=LIMIT_S)),
+        lambda: worker.Leave(pb.LeaveRequest(fence=fence(3)), timeout=LIMIT_S),
+    ]
+    for call in calls:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert isinstance(from_rpc_error(caught.value), StaleFenceError)
+
+
+def test_a_left_epoch_takes_no_conversation_and_a_later_one_does(worker):
+    join(worker, epoch=5)
+    worker.Leave(pb.LeaveRequest(fence=fence(5)), timeout=LIMIT_S)
+
+    with pytest.raises(grpc.RpcError):
+        list(worker.Execute(iter([attach(5)]), timeout=LIMIT_S))
+    assert join(worker, epoch=6)[-1].HasField("joined")
+
+
+def test_the_files_a_gateway_needs_come_in_parts(worker, model):
+    parts = [part.asset for part in worker.GetAssets(pb.GetAssetsRequest(), timeout=LIMIT_S)]
+
+    tokenizer = [part for part in parts if part.name == "tokenizer.json"]
+    assert b"".join(part.content for part in tokenizer) == (Path(model[0]) / "tokenizer.json").read_bytes()
+    assert [part.last for part in tokenizer] == [False, True]
+
+
+def test_what_is_not_served_yet_says_so(worker):
+    with pytest.raises(grpc.RpcError) as caught:
+        list(worker.Profile(pb.ProfileRequest(fence=fence(1)), timeout=LIMIT_S))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert isinstance(from_rpc_error(caught.value), NotServedError)
