@@ -1,5 +1,6 @@
 """The client for asyncio: the same calls as `liger.client.sync`, awaited."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -12,6 +13,7 @@ from liger.client.failures import meaning
 from liger.client.record import GenerateRecord
 from liger.client.requests import DEFAULT_TIMEOUT_S, CallOptions, GenerateOptions, Messages, Prompt, Text
 from liger.domain import Pooling
+from liger.errors import RequestCancelledError
 from liger.rpc.channel import open_channel
 from liger.v1 import inference_pb2 as pb
 from liger.v1.inference_pb2_grpc import InferenceServiceStub
@@ -132,6 +134,8 @@ class AsyncClient:
             return await method(request, timeout=self._limit(timeout_s))
         except grpc.RpcError as error:
             raise meaning(error, self._address) from error
+        except asyncio.CancelledError as error:
+            raise _cancelled(error) from None
 
 
 class AsyncGenerateStream(GenerateRecord):
@@ -177,5 +181,15 @@ class AsyncGenerateStream(GenerateRecord):
                     yield event
         except grpc.RpcError as error:
             raise meaning(error, self._address) from error
+        except asyncio.CancelledError as error:
+            raise _cancelled(error) from None
         finally:
             self._call.cancel()
+
+
+def _cancelled(error: asyncio.CancelledError) -> BaseException:
+    """Return what an ended await means: gRPC raises CancelledError also where the call, not the task, was cancelled."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return error
+    return RequestCancelledError("the call was closed by this client")
