@@ -1,6 +1,6 @@
 # Everything one does with Liger+. The logic is in scripts/; PYTHON=… picks the interpreter that makes .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types architecture verify-proto fix-proto fix fix-constraints ci clean
+.PHONY: help setup demo test test-all lint types architecture verify-proto fix-proto fix golden fix-constraints ci clean
 
 help:             ## Show this list.
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 18
@@ -24,6 +24,8 @@ fix-proto: setup  ## Format the contracts and generate the stubs.
 	@scripts/fix-proto
 fix: setup        ## Format the code and mend what can be mended.
 	@scripts/fix
+golden: setup     ## Renew the golden outputs that tests compare with (minutes).
+	@.venv/bin/python -m tests.support.golden
 fix-constraints: setup ## Pin what is installed in .venv.
 	@.venv/bin/python scripts/fix_constraints.py
 ci: lint types architecture verify-proto test ## Everything that must hold before a merge.
