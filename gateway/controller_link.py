@@ -16,7 +16,7 @@ from gateway.inbox import Inbox
 from gateway.outgoing import Outgoing
 from gateway.work import RequestEvent, Submission
 from liger.domain import FinishReason
-from liger.errors import InvalidRequestError, LigerError, UnavailableError
+from liger.errors import InputTooLongError, LigerError, UnavailableError
 from liger.rpc.channel import open_channel
 from liger.rpc.server import MAX_MESSAGE_BYTES
 from liger.rpc.status import from_message, from_rpc_error
@@ -85,12 +85,12 @@ class ControllerLink:
         Raises:
             UnavailableError: The controller is away.
             OverloadedError: It takes requests too slowly.
-            InvalidRequestError: The request is too large for a message.
+            InputTooLongError: The request is too large for a message.
         """
         outgoing = self._connected()
         message = from_submission(submission)
         if message.ByteSize() + ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
-            raise InvalidRequestError("the request has too many tokens for one call; split it")
+            raise InputTooLongError("the request has too many tokens for one message; split it")
         outgoing.submit(message)
         self._inboxes[submission.request_id] = inbox
         try:

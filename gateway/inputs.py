@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from gateway.assets import Assets
 from gateway.model import Model
 from gateway.requests import Content, TextPair, TokenIds
+from gateway.sizes import check_text, most_characters
 from gateway.tokenizer import Encoded
 from gateway.work import EncodeItem
 from liger.errors import InputTooLongError, InvalidRequestError
@@ -25,8 +26,9 @@ async def single_items(
     if texts:
         tokenizer = assets.need_tokenizer(model.name)
         if truncate:
-            encoded = await tokenizer.encode_within(texts, model.max_length)
+            encoded = await tokenizer.encode_within(_readable(texts, model), model.max_length)
         else:
+            _check_texts(contents, model, field)
             encoded = await tokenizer.encode(texts, add_special_tokens=True)
     remaining = iter(encoded)
     items = [
@@ -47,8 +49,13 @@ async def pair_items(
         ModelFolderError: There is no tokenizer.
     """
     tokenizer = assets.need_tokenizer(model.name)
-    limit = model.max_length if truncate else None
-    encoded = await tokenizer.encode_pairs([pair[0] for pair in pairs], [pair[1] for pair in pairs], limit)
+    firsts, seconds = [first for first, _ in pairs], [second for _, second in pairs]
+    if truncate:
+        firsts, seconds = _readable(firsts, model), _readable(seconds, model)
+    else:
+        _check_texts(firsts, model, field)
+        _check_texts(seconds, model, field)
+    encoded = await tokenizer.encode_pairs(firsts, seconds, model.max_length if truncate else None)
     items = [_item(tokens, model) for tokens in encoded]
     _check_lengths(items, model, field)
     return items
@@ -67,6 +74,8 @@ async def score_items(
         InvalidRequestError: A continuation has no tokens, or one token and nothing before it.
         ModelFolderError: There is text, but no tokenizer.
     """
+    _check_texts([context for context, _ in pairs], model, field)
+    _check_texts([continuation for _, continuation in pairs], model, field)
     contexts = await _tokens([context for context, _ in pairs], model, assets, add_special_tokens=True)
     continuations = await _tokens([continuation for _, continuation in pairs], model, assets, add_special_tokens=False)
     items = []
@@ -93,6 +102,16 @@ async def _tokens(
         encoded = await tokenizer.encode(texts, add_special_tokens=add_special_tokens)
     remaining = iter(encoded)
     return [tuple(next(remaining).token_ids) if isinstance(content, str) else content for content in contents]
+
+
+def _readable(texts: Sequence[str], model: Model) -> list[str]:
+    return [text[: most_characters(model)] for text in texts]
+
+
+def _check_texts(contents: Sequence[Content], model: Model, field: str) -> None:
+    for index, content in enumerate(contents):
+        if isinstance(content, str):
+            check_text(content, model, f"{field}[{index}]")
 
 
 def _item(encoded: Encoded, model: Model) -> EncodeItem:

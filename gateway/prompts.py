@@ -4,6 +4,7 @@ import asyncio
 
 from gateway.assets import Assets
 from gateway.requests import Conversation, Generation, TokenIds, Tokenization
+from gateway.sizes import check_text
 from gateway.tokenizer import INLINE_CHARACTERS
 from liger.client.results import TokenizeReply
 
@@ -14,16 +15,17 @@ async def prompt_ids(generation: Generation, assets: Assets) -> TokenIds:
     Raises:
         ModelFolderError: The model has no tokenizer or template for this prompt.
         InvalidRequestError: The template refuses the conversation.
+        InputTooLongError: The text cannot fit the model's context.
     """
     match generation.prompt:
         case str(text):
-            tokenizer = assets.need_tokenizer(generation.model.name)
-            [encoded] = await tokenizer.encode([text], add_special_tokens=True)
-            return tuple(encoded.token_ids)
+            is_chat = False
         case Conversation() as conversation:
-            return await _chat_ids(conversation, assets, generation.model.name)
+            text, is_chat = await _laid_out(conversation, assets, generation.model.name), True
         case ids:
             return ids
+    check_text(text, generation.model, generation.prompt_field)
+    return await _ids(text, assets, generation.model.name, add_special_tokens=not is_chat)
 
 
 async def tokenize(tokenization: Tokenization, assets: Assets) -> TokenizeReply:
@@ -33,20 +35,21 @@ async def tokenize(tokenization: Tokenization, assets: Assets) -> TokenizeReply:
         ModelFolderError: The model has no tokenizer or template.
         InvalidRequestError: The template refuses the conversation.
     """
-    tokenizer = assets.need_tokenizer(tokenization.model.name)
-    if isinstance(tokenization.content, str):
-        adds = tokenization.add_special_tokens
-        [encoded] = await tokenizer.encode([tokenization.content], add_special_tokens=adds)
-        ids = tuple(encoded.token_ids)
-    else:
-        ids = await _chat_ids(tokenization.content, assets, tokenization.model.name)
-    return TokenizeReply(token_ids=ids, tokens=tuple(map(tokenizer.spelling, ids)))
+    content, model, adds = tokenization.content, tokenization.model.name, tokenization.add_special_tokens
+    if isinstance(content, Conversation):
+        content, adds = await _laid_out(content, assets, model), False
+    ids = await _ids(content, assets, model, add_special_tokens=adds)
+    return TokenizeReply(token_ids=ids, tokens=tuple(map(assets.need_tokenizer(model).spelling, ids)))
 
 
-async def _chat_ids(conversation: Conversation, assets: Assets, model: str) -> TokenIds:
-    turns = conversation.turns
-    template, tokenizer = assets.need_template(model), assets.need_tokenizer(model)
+async def _laid_out(conversation: Conversation, assets: Assets, model: str) -> str:
+    """Return a conversation as the text that the template makes of it, special tokens and all."""
+    template, turns = assets.need_template(model), conversation.turns
     is_long = sum(len(turn.content) for turn in turns) > INLINE_CHARACTERS
-    text = await asyncio.to_thread(template.render, turns) if is_long else template.render(turns)
-    [encoded] = await tokenizer.encode([text], add_special_tokens=False)  # the template writes them itself
+    return await asyncio.to_thread(template.render, turns) if is_long else template.render(turns)
+
+
+async def _ids(text: str, assets: Assets, model: str, *, add_special_tokens: bool) -> TokenIds:
+    tokenizer = assets.need_tokenizer(model)
+    [encoded] = await tokenizer.encode([text], add_special_tokens=add_special_tokens)
     return tuple(encoded.token_ids)

@@ -1,15 +1,20 @@
 """A model's tokenizer: text to ids and back, as its Hugging Face folder says."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tokenizers import Encoding, Tokenizer
 
+from gateway.sizes import check_call_tokens
 from liger.errors import ModelFolderError
 
 INLINE_CHARACTERS: Final = 2_000  # about half a millisecond; longer texts leave the event loop alone
+
+PART_CHARACTERS: Final = 1_000_000  # tokenised at once
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +47,27 @@ class ModelTokenizer:
         self.byte_ids = _byte_ids(self._tokenizer)
 
     async def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[Encoded]:
-        """Return the tokens of each text."""
+        """Return the tokens of each text.
+
+        Raises:
+            InputTooLongError: They are more than a call may bring.
+        """
         return await self._run(texts, self._encode, add_special_tokens)
 
     async def encode_within(self, texts: Sequence[str], limit: int) -> list[Encoded]:
-        """Return the tokens of each text with special tokens, cut at its end to `limit` tokens."""
+        """Return the tokens of each text with special tokens, cut at its end to `limit` tokens.
+
+        Raises:
+            InputTooLongError: They are more than a call may bring.
+        """
         return await self._run(texts, self._encode_within, limit)
 
     async def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str], limit: int | None) -> list[Encoded]:
-        """Return the tokens of each pair with special tokens; the longer text is cut first if there is a limit."""
+        """Return the tokens of each pair with special tokens; the longer text is cut first if there is a limit.
+
+        Raises:
+            InputTooLongError: They are more than a call may bring.
+        """
         return await self._run((*firsts, *seconds), self._encode_pairs, limit)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -73,19 +90,19 @@ class ModelTokenizer:
         return await asyncio.to_thread(work, texts, option)
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Encoded]:
-        # Only the batch call lets go of the interpreter lock.
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [_encoded(encoding) for encoding in encodings]
+        return self._collect(texts, add_special_tokens, _encoded)
 
     def _encode_within(self, texts: Sequence[str], limit: int) -> list[Encoded]:
         room = max(limit - self._tokenizer.num_special_tokens_to_add(False), 0)
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        for encoding in encodings:
+
+        def cut(encoding: Encoding) -> Encoded:
             encoding.truncate(room)
-        return [_encoded(self._tokenizer.post_process(encoding)) for encoding in encodings]
+            return _encoded(self._tokenizer.post_process(encoding))
+
+        return self._collect(texts, False, cut)
 
     def _encode_pairs(self, texts: Sequence[str], limit: int | None) -> list[Encoded]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self._collect(texts, False, lambda encoding: encoding)
         firsts, seconds = encodings[: len(texts) // 2], encodings[len(texts) // 2 :]
         if limit is not None:
             room = max(limit - self._tokenizer.num_special_tokens_to_add(True), 0)
@@ -94,6 +111,33 @@ class ModelTokenizer:
         return [
             _encoded(self._tokenizer.post_process(first, second)) for first, second in zip(firsts, seconds, strict=True)
         ]
+
+    def _collect(
+        self, texts: Sequence[str], add_special_tokens: bool, take: Callable[[Encoding], ResultT]
+    ) -> list[ResultT]:
+        """Tokenise some texts at a time and keep what `take` makes of each, as encodings are large."""
+        found: list[ResultT] = []
+        num_tokens = 0
+        for part in _parts(texts):
+            # Only the batch call lets go of the interpreter lock.
+            encodings = self._tokenizer.encode_batch_fast(part, add_special_tokens=add_special_tokens)
+            num_tokens += sum(map(len, encodings))
+            check_call_tokens(num_tokens)
+            found += map(take, encodings)
+        return found
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Cut texts into lists of at most PART_CHARACTERS, or of one longer text."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and size + len(text) > PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    yield part
 
 
 def _encoded(encoding: Encoding) -> Encoded:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gateway.model import Model
 from gateway.requests import Classify, Content, Embed, Inference, InferTask, Rerank, Score
+from gateway.sizes import check_call_tokens
 from gateway.validation import values
 from gateway.validation.unserved import refuse_labels
 from liger.domain import Pooling, Task
@@ -97,20 +98,24 @@ def _score(request: pb.InferRequest, model: Model, max_inputs: int) -> Score:
         raise InvalidRequestError(
             "score cuts nothing, as that would change its meaning; leave it unset", field="truncate"
         )
-    values.count(len(request.score.items), "score.items", 1, max_inputs)
+    items = request.score.items
+    values.count(len(items), "score.items", 1, max_inputs)
+    given = sum(len(item.context.token_ids.ids) + len(item.continuation.token_ids.ids) for item in items)
+    check_call_tokens(given, "score.items")
     return Score(
         items=tuple(
             (
                 values.content(item.context, model, f"score.items[{index}].context", may_be_empty=True),
                 values.content(item.continuation, model, f"score.items[{index}].continuation"),
             )
-            for index, item in enumerate(request.score.items)
+            for index, item in enumerate(items)
         )
     )
 
 
 def _contents(messages: Sequence[pb.Input], model: Model, field: str, fewest: int, most: int) -> tuple[Content, ...]:
     values.count(len(messages), field, fewest, most)
+    check_call_tokens(sum(len(message.token_ids.ids) for message in messages), field)
     return tuple(values.content(message, model, f"{field}[{index}]") for index, message in enumerate(messages))
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from gateway.model import Model
 from gateway.requests import Content, Conversation, TokenIds, Turn
+from gateway.sizes import check_call_tokens
 from liger.domain import Task
 from liger.errors import InvalidRequestError, UnsupportedTaskError
 from liger.v1 import inference_pb2 as pb
@@ -74,9 +75,11 @@ def token_ids(ids: Sequence[int], model: Model, field: str) -> TokenIds:
 
     Raises:
         InvalidRequestError: There are none, or one is outside the vocabulary.
+        InputTooLongError: There are more than a call may bring.
     """
     if not ids:
         raise InvalidRequestError(f"{field} is empty; give at least one token id", field=field)
+    check_call_tokens(len(ids), field)
     return vocabulary_ids(ids, model, field)
 
 
