@@ -55,7 +55,7 @@ class Detokenizer:
     def _push(self, token: int) -> str:
         if (byte := self._decoder.byte_ids.get(token)) is not None:
             return self._push_byte(token, byte)
-        before = self._bytes.decode(b"", final=True)
+        before = self._bytes.decode(b"", final=True) if self._decoder.byte_ids else ""
         self._window.append(token)
         text = self._decoder.decode(self._window)
         may_change = text.endswith(REPLACEMENT) and not self._decoder.byte_ids
