@@ -9,7 +9,6 @@ from liger.lifecycle import run_main, run_service
 from liger.telemetry import configure_logging
 from worker.config import WorkerConfig
 
-
 # Idle OpenMP threads spin 30 ms by default, which starves ranks that share cores (20 times slower with two ranks on two
 # cores); so many turns are a fraction of a millisecond. Read when torch is imported.
 SPIN_COUNT: Final = "5000"

@@ -109,7 +109,9 @@ class Stack:
     async def until_detail(self, text: str, name: str = "m") -> None:
         """Wait until a group's detail for people holds a text."""
         async with asyncio.timeout(30):
-            while text not in (await self.group(name)).detail:
+            while True:
+                if text in (await self.group(name)).detail:
+                    return
                 await asyncio.sleep(0.01)
 
     async def connect(self, gateway_id: str = "gw") -> "Gateway":
