@@ -44,7 +44,8 @@ async def _show(spec: ClusterSpec, console: Console) -> None:
     num_workers = sum(group.tp_size for group in spec.groups)
     console.print(
         f"Starting a gateway, a controller and {num_workers} workers on this machine "
-        f"({os.cpu_count()} cores, {spec.threads()} thread(s) a worker)."
+        f"({os.cpu_count()} cores, {spec.threads()} thread(s) a worker).",
+        soft_wrap=True,
     )
     lines = GroupLines(spec.group_names(), console)
     cluster = LocalCluster(spec, lines.show)
