@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from controller.rank_link import RankLink
-from liger.domain import Fence, Pattern, Window, WindowOutcome, WindowTimings
+from liger.domain import Fence
 from liger.errors import GroupFailedError
+from liger.schedule import Pattern, Window, WindowOutcome, WindowTimings
 
 
 @dataclass(slots=True, kw_only=True)

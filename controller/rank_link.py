@@ -10,10 +10,11 @@ import grpc.aio
 from controller.codec.ranks import from_fence, from_pattern, from_window, to_forwards, to_outcome
 from controller.core.planner import Forwards
 from controller.membership.base import Member
-from liger.domain import Fence, Pattern, Window, WindowOutcome
+from liger.domain import Fence
 from liger.errors import GroupFailedError
 from liger.rpc.channel import open_channel
 from liger.rpc.status import from_message, from_rpc_error
+from liger.schedule import Pattern, Window, WindowOutcome
 from liger.v1 import worker_pb2, worker_pb2_grpc
 
 LEAVE_LIMIT_S = 10.0

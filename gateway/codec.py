@@ -18,7 +18,7 @@ from liger.client.results import (
     TokenizeReply,
     Usage,
 )
-from liger.domain import Logprob
+from liger.schedule import Logprob
 from liger.v1 import inference_pb2 as pb
 from liger.v1 import types_pb2
 

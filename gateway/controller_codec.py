@@ -16,7 +16,8 @@ from gateway.work import (
     Submission,
 )
 from liger.client.results import Placement, Timings, Usage
-from liger.domain import ClassifyOutput, FinishReason, Logprob, Pooling, PoolOutput, Task
+from liger.domain import ClassifyOutput, FinishReason, Pooling, PoolOutput, Task
+from liger.schedule import Logprob
 from liger.v1 import controller_pb2 as pb
 from liger.v1 import types_pb2
 

@@ -7,8 +7,9 @@ from typing import Protocol
 from gateway.stop import StopScanner
 from gateway.work import SampleTokens
 from liger.client.results import Delta, Finished
-from liger.domain import FinishReason, Logprob
+from liger.domain import FinishReason
 from liger.errors import LigerError
+from liger.schedule import Logprob
 
 
 class TextMaker(Protocol):

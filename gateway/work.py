@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liger.client.results import Placement, Timings, Usage
-from liger.domain import ClassifyOutput, FinishReason, Logprob, PoolOutput, Sampling, Task
+from liger.domain import ClassifyOutput, FinishReason, PoolOutput, Sampling, Task
 from liger.errors import DeadlineError
+from liger.schedule import Logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

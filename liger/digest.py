@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from liger.domain import BatchKind, Step
+from liger.domain import BatchKind
+from liger.schedule import Step
 
 _LAUNCH: Final = struct.Struct("<QIIBBII")
 

@@ -2,5 +2,5 @@
 
 Reading map: `service` (what runs), `servicer` (gRPC), `session` (a rank's life), `guard` (which windows may run),
 `launcher` (the one launching thread), `engine` (what a rank holds), `executor` (segments in the order given), `inputs`,
-`sequences`, `sampler` (what segments use), `communicator`, `attention`, `shards`.
+`sequences`, `sampling` (what segments use), `communicator`, `attention`, `shards`.
 """

@@ -5,31 +5,33 @@ from collections.abc import Iterable
 from liger.domain import (
     Axis,
     BatchKind,
+    ClassifyOutput,
+    EncodeOutput,
+    Fence,
+    Lane,
+    Pooling,
+    PoolOutput,
+    Sampling,
+    ScoreOutput,
+)
+from liger.errors import InvalidRequestError, NotServedError, ScheduleRefusedError
+from liger.schedule import (
     BatchOutcome,
     BatchRows,
     BatchStart,
     BlockAppends,
-    ClassifyOutput,
     DecodeRows,
-    EncodeOutput,
     EncodeRows,
-    Fence,
-    Lane,
     Logprob,
     Pattern,
     Piece,
-    Pooling,
-    PoolOutput,
     PrefillRows,
-    Sampling,
-    ScoreOutput,
     Segment,
     SequenceStart,
     Step,
     Window,
     WindowOutcome,
 )
-from liger.errors import InvalidRequestError, NotServedError, ScheduleRefusedError
 from liger.v1 import types_pb2, worker_pb2
 from worker.rank import Joined, JoinPlan
 

@@ -7,8 +7,9 @@ from typing import Final
 
 import torch
 
-from liger.domain import BatchKind, ModelCard, Pattern, Window, WindowOutcome
+from liger.domain import BatchKind, ModelCard
 from liger.errors import GroupFailedError, LigerError
+from liger.schedule import Pattern, Window, WindowOutcome
 from worker.communicator.base import Communicator
 from worker.communicator.gloo import GlooCommunicator
 from worker.communicator.local import LocalCommunicator

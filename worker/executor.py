@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from liger.digest import OrderDigest, token_digest
-from liger.domain import (
-    BatchKind,
+from liger.domain import BatchKind, Lane, SegmentKind
+from liger.schedule import (
     BatchOutcome,
     BatchStart,
     ItemResult,
-    Lane,
     Logprob,
     Pattern,
     Segment,
-    SegmentKind,
     Step,
     Window,
     WindowOutcome,

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from liger.digest import order_digest, pattern_digest
-from liger.domain import BatchKind, Fence, Pattern, Segment, Window
+from liger.domain import BatchKind, Fence
 from liger.errors import ScheduleRefusedError, StaleFenceError
+from liger.schedule import Pattern, Segment, Window
 
 
 class WindowGuard:

@@ -7,7 +7,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from liger.domain import BatchRows, DecodeRows, EncodeOutput, EncodeRows, PrefillRows
+from liger.domain import EncodeOutput
+from liger.schedule import BatchRows, DecodeRows, EncodeRows, PrefillRows
 from worker.attention.encode import build_encode_attention
 from worker.attention.interface import Attend
 from worker.attention.paged import build_paged_attention

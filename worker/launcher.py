@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from liger.domain import Pattern, Window, WindowOutcome
 from liger.errors import LigerError
+from liger.schedule import Pattern, Window, WindowOutcome
 
 _LOG: Final = logging.getLogger(__name__)
 

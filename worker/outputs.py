@@ -6,7 +6,8 @@ from itertools import accumulate, islice
 import torch
 from torch import Tensor
 
-from liger.domain import ClassifyOutput, ItemResult, Logprob, Pooling, PoolOutput, ScoreOutput
+from liger.domain import ClassifyOutput, Pooling, PoolOutput, ScoreOutput
+from liger.schedule import ItemResult, Logprob
 from worker.inputs import BatchInputs
 from worker.sampling.likelihood import joined_likelihood, shard_likelihood
 from worker.shards.shard import Shard

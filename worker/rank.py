@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from liger.domain import BatchKind, Fence, ModelCard, Pattern, Segment, Window, WindowOutcome
+from liger.domain import BatchKind, Fence, ModelCard
+from liger.schedule import Pattern, Segment, Window, WindowOutcome
 
 Progress = Callable[[str, float], None]
 """Takes what is being done and the share of it that is done, 0 to 1; called from any thread."""

@@ -3,7 +3,8 @@
 embed | attention, all-reduce, MLP, all-reduce, … | head, gather, sample
 """
 
-from liger.domain import BatchKind, Lane, Segment, SegmentKind
+from liger.domain import BatchKind, Lane, SegmentKind
+from liger.schedule import Segment
 from worker.shards.spec import HeadKind, ModelSpec
 
 Forwards = dict[BatchKind, tuple[Segment, ...]]

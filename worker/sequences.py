@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from liger.domain import BlockAppends, SequenceStart
 from liger.errors import ScheduleRefusedError
+from liger.schedule import BlockAppends, SequenceStart
 from worker.sampling.sampler import Draw
 
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from enum import Enum, auto
 from typing import Final, TypeVar
 
-from liger.domain import Fence, Pattern, Window, WindowOutcome
+from liger.domain import Fence
 from liger.errors import LigerError, StaleFenceError
+from liger.schedule import Pattern, Window, WindowOutcome
 from worker.guard import WindowGuard
 from worker.launcher import Launcher
 from worker.rank import Joined, JoinPlan, Progress, RankEngine

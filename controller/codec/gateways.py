@@ -4,19 +4,10 @@ from collections.abc import Sequence
 
 from controller.core.events import Event, OutputMade, RequestAccount, RequestBroken, RequestEnded, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
-from liger.domain import (
-    ClassifyOutput,
-    EncodeOutput,
-    Fence,
-    Logprob,
-    Pooling,
-    PoolOutput,
-    Sampling,
-    ScoreOutput,
-    Task,
-)
+from liger.domain import ClassifyOutput, EncodeOutput, Fence, Pooling, PoolOutput, Sampling, ScoreOutput, Task
 from liger.errors import InvalidRequestError, NotServedError
 from liger.rpc.status import to_message
+from liger.schedule import Logprob
 from liger.v1 import controller_pb2, types_pb2
 
 MAX_SAMPLES = 64

@@ -3,32 +3,25 @@
 from collections.abc import Iterable
 
 from controller.core.planner import Forwards
-from liger.domain import (
-    BatchKind,
+from liger.domain import BatchKind, EncodeOutput, Fence, Lane, PoolOutput, Sampling, ScoreOutput, SegmentKind
+from liger.errors import GroupFailedError
+from liger.schedule import (
     BatchOutcome,
     BatchStart,
     BlockAppends,
     DecodeRows,
-    EncodeOutput,
     EncodeRows,
-    Fence,
     ItemResult,
-    Lane,
     Logprob,
     Pattern,
-    PoolOutput,
     PrefillRows,
-    Sampling,
-    ScoreOutput,
     Segment,
-    SegmentKind,
     SequenceStart,
     Step,
     Window,
     WindowOutcome,
     WindowTimings,
 )
-from liger.errors import GroupFailedError
 from liger.v1 import types_pb2, worker_pb2
 
 

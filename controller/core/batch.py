@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from controller.core.sequence import Sequence
-from liger.domain import BatchKind, BatchStart
+from liger.domain import BatchKind
+from liger.schedule import BatchStart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

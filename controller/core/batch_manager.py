@@ -12,7 +12,8 @@ from controller.core.block_manager import BlockManager
 from controller.core.queues import PriorityQueue
 from controller.core.requests import EncodeItem
 from controller.core.sequence import Sequence, SequenceState
-from liger.domain import BatchKind, BatchRows, BatchStart, BlockAppends, DecodeRows, EncodeRows, PrefillRows
+from liger.domain import BatchKind
+from liger.schedule import BatchRows, BatchStart, BlockAppends, DecodeRows, EncodeRows, PrefillRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

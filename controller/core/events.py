@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from liger.domain import FinishReason, ItemResult, Logprob
+from liger.domain import FinishReason
 from liger.errors import LigerError
+from liger.schedule import ItemResult, Logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

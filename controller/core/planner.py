@@ -10,7 +10,8 @@ from functools import cache
 
 from controller.core.batch import Batch
 from liger.digest import pattern_digest
-from liger.domain import BatchKind, Pattern, Segment, Step
+from liger.domain import BatchKind
+from liger.schedule import Pattern, Segment, Step
 
 Forwards = Mapping[BatchKind, tuple[Segment, ...]]
 

@@ -11,7 +11,7 @@ from controller.core.planner import Plan, Planner
 from controller.core.requests import EncodeWork, GenerateWork, Request
 from controller.core.sequence import Sequence, SequenceState
 from liger.digest import order_digest
-from liger.domain import BatchOutcome, Fence, FinishReason, Logprob, Pattern, Window, WindowOutcome
+from liger.domain import Fence, FinishReason
 from liger.errors import (
     DeadlineError,
     DuplicateRequestError,
@@ -21,6 +21,7 @@ from liger.errors import (
     OverloadedError,
     RequestCancelledError,
 )
+from liger.schedule import BatchOutcome, Logprob, Pattern, Window, WindowOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ from enum import Enum, auto
 from typing import Final
 
 from controller.core.requests import GenerateWork
-from liger.domain import FinishReason, Sampling, SequenceStart
+from liger.domain import FinishReason, Sampling
+from liger.schedule import SequenceStart
 
 
 class SequenceState(Enum):

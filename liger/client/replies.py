@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from liger.client import results
-from liger.domain import FinishReason, Logprob, Pooling, Task
+from liger.domain import FinishReason, Pooling, Task
+from liger.schedule import Logprob
 from liger.v1 import inference_pb2 as pb
 from liger.v1 import types_pb2
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from liger.domain import FinishReason, Logprob, Pooling, Task
+from liger.domain import FinishReason, Pooling, Task
+from liger.schedule import Logprob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Listens: a `grpc.aio` server with health, reflection and errors from the one table."""
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -19,7 +20,6 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 
 SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -129,7 +129,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _guard_stream(self, inner: Any) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                async for response in inner(request, context):
+                responses = inner(request, context)
+                if inspect.isawaitable(responses):  # a handler that writes its responses itself, as health's Watch does
+                    await responses
+                    return
+                async for response in responses:
                     yield response
             except Exception as error:  # noqa: BLE001 - the last net of a call
                 await self._abort(context, error)

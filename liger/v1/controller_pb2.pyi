@@ -806,7 +806,7 @@ class GetClusterResponse(_message.Message):
 
     @_builtins.property
     def gateway_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """By id."""
+        """Ids of the gateways that are connected, sorted. Owner: controller."""
 
     def __init__(
         self,

@@ -649,7 +649,7 @@ class GenerateRequest(_message.Message):
     priority: _builtins.int
     """Higher goes sooner, -100 to 100; unset is 0. Owner: client."""
     text: _builtins.str
-    """Text, tokenised with the model's special tokens."""
+    """Text, tokenised with the model's special tokens. Owner: client."""
     n: _builtins.int
     """Independent samples to give, 1 to 64; unset is 1. Owner: client."""
     best_of: _builtins.int

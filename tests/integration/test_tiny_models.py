@@ -80,6 +80,6 @@ async def test_a_folder_that_cannot_be_served_ends_the_start_with_its_reason(tmp
     broken = copy_model(folder, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000])
     group = GroupSpec(model_folder=broken, model_name="broken")
-    with pytest.raises((ModelFolderError, UnavailableError), match="truncated|shorter|incomplete"):
+    with pytest.raises((ModelFolderError, UnavailableError), match=r"truncated|shorter|incomplete"):
         async with running_cluster(tmp_path / "logs", group, start_limit_s=60):
             pass

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from liger.digest import order_digest, pattern_digest
-from liger.domain import BatchKind, Lane, Step
+from liger.domain import BatchKind, Lane
 from liger.errors import NotServedError, ScheduleRefusedError, StaleFenceError
 from liger.rpc.status import from_message, from_rpc_error
+from liger.schedule import Step
 from liger.v1 import types_pb2
 from liger.v1 import worker_pb2 as pb
 from liger.v1.worker_pb2_grpc import WorkerServiceStub

@@ -30,8 +30,11 @@ PROMPTS: Final = (
     "Dear Sir or Madam,\n\nI am writing to",
     "\n\n\n",
     "a",
-    "The following is a list of the planets of the solar system, in order of their distance from the Sun, with a short "
-    "description of each, its number of moons, and the year in which it was first visited by a spacecraft: Mercury,",
+    (
+        "The following is a list of the planets of the solar system, in order of their distance from the Sun, with a "
+        "short description of each, its number of moons, and the year in which it was first visited by a spacecraft: "
+        "Mercury,"
+    ),
     "To be, or not to be, that is the question:",
 )
 

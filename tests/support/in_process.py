@@ -10,8 +10,9 @@ import grpc.aio
 
 from controller.config import ControllerConfig
 from controller.service import ControllerService
-from liger.domain import ModelCard, Pattern, Task, Window, WindowOutcome
+from liger.domain import ModelCard, Task
 from liger.rpc.channel import open_channel
+from liger.schedule import Pattern, Window, WindowOutcome
 from liger.v1 import controller_pb2, controller_pb2_grpc
 from tests.support.simulated_ranks import FORWARDS, SimulatedRank
 from worker.config import WorkerConfig

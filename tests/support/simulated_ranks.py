@@ -7,19 +7,16 @@ from controller.core.block_manager import BlockManager
 from controller.core.planner import Planner
 from controller.core.scheduler import Scheduler, SchedulerLimits
 from liger.digest import order_digest
-from liger.domain import (
-    BatchKind,
+from liger.domain import BatchKind, Fence, Lane, SegmentKind
+from liger.schedule import (
     BatchOutcome,
     DecodeRows,
     EncodeRows,
-    Fence,
     ItemResult,
-    Lane,
     Logprob,
     Pattern,
     PrefillRows,
     Segment,
-    SegmentKind,
     Window,
     WindowOutcome,
     WindowTimings,

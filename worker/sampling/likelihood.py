@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from liger.domain import Logprob
+from liger.schedule import Logprob
 
 
 def top_logprobs(logprobs: Tensor, token_ids: Sequence[int], wanted: Sequence[int]) -> tuple[Logprob, ...]:

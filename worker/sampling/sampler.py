@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from liger.domain import Logprob, Sampling
+from liger.domain import Sampling
+from liger.schedule import Logprob
 from worker.sampling.filters import filtered_logits
 from worker.sampling.likelihood import top_logprobs
 from worker.sampling.noise import gumbel_noise, noise_key

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from gateway import answers
 from gateway.requests import Rerank
 from gateway.work import ItemOutput
-from liger.domain import Logprob
 from liger.errors import LigerError
+from liger.schedule import Logprob
 
 LOGITS = st.floats(-1e4, 1e4)
 

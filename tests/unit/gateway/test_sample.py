@@ -7,7 +7,8 @@ from gateway.sample import Sample, StopTokens
 from gateway.stop import StopScanner, StopStrings
 from gateway.work import SampleTokens
 from liger.client.results import Delta, Finished
-from liger.domain import FinishReason, Logprob
+from liger.domain import FinishReason
+from liger.schedule import Logprob
 
 LETTERS = "abcdef"
 END = 9

@@ -11,9 +11,10 @@ import pytest
 from grpc_status import rpc_status
 
 from liger.client import AsyncClient, Client, Delta, Finished, Message, Started, Summary
-from liger.domain import FinishReason, Logprob, Pooling, Task
+from liger.domain import FinishReason, Pooling, Task
 from liger.errors import DeadlineError, InputTooLongError, LigerError, RequestCancelledError, UnavailableError
 from liger.rpc.status import to_status
+from liger.schedule import Logprob
 from liger.v1 import inference_pb2 as pb
 from liger.v1 import types_pb2
 from liger.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceServiceServicer_to_server

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liger.digest import OrderDigest, order_digest, pattern_digest, token_digest
-from liger.domain import Axis, BatchKind, Lane, Piece, Step
+from liger.domain import Axis, BatchKind, Lane
+from liger.schedule import Piece, Step
 
 pieces = st.builds(Piece, axis=st.sampled_from(Axis), index=st.integers(0, 7), count=st.integers(1, 8))
 steps = st.builds(

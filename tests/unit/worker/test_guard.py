@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from liger.digest import order_digest, pattern_digest
-from liger.domain import BatchKind, BatchStart, DecodeRows, Fence, Lane, Pattern, Step, Window
+from liger.domain import BatchKind, Fence, Lane
 from liger.errors import ScheduleRefusedError, StaleFenceError
+from liger.schedule import BatchStart, DecodeRows, Pattern, Step, Window
 from tests.support.simulated_ranks import FENCE, FORWARDS
 from worker.guard import WindowGuard
 

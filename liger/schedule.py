@@ -1,0 +1,179 @@
+"""What controller and ranks say to one another, as plain values: patterns, windows, batches, and what came of them."""
+
+from dataclasses import dataclass, field
+
+from liger.domain import Axis, BatchKind, EncodeOutput, Fence, Lane, Sampling, SegmentKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One segment of a forward."""
+
+    kind: SegmentKind
+    lane: Lane
+    layer: int
+    peer: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of a segment that was decomposed: piece `index` of `count` along `axis`."""
+
+    axis: Axis
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One launch of a pattern."""
+
+    operand: int  # which of the window's batches
+    segment: int  # which segment of that batch's forward
+    lane: Lane
+    piece: Piece | None = None
+    participants: tuple[int, ...] = ()  # ranks that take part; empty for all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pattern:
+    """The order of one window's segments, for batches of given kinds."""
+
+    id: int  # liger.digest.pattern_digest of what follows
+    operands: tuple[BatchKind, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprob:
+    """The likelihood of one token and of its rivals."""
+
+    token_id: int
+    logprob: float
+    top_token_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemResult:
+    """What an encode batch gave for one input."""
+
+    values: tuple[float, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOutcome:
+    """What a batch gave, from rank 0."""
+
+    batch_id: int
+    token_ids: tuple[int, ...] = ()  # one for each row that samples, in row order
+    logprobs: tuple[Logprob, ...] = ()  # of the rows that asked, in row order
+    items: tuple[ItemResult, ...] = ()  # one for each input of an encode batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTimings:
+    """Where a rank's time went, in nanoseconds on its own monotonic clock."""
+
+    started_ns: int = 0
+    ended_ns: int = 0
+    compute_ns: int = 0
+    communication_ns: int = 0
+    exposed_ns: int = 0
+    step_starts_ns: tuple[int, ...] = ()
+    step_ends_ns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockAppends:
+    """KV blocks appended to sequences: row i gets `counts[i]` of `blocks`, one row's after another's."""
+
+    rows: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillRows:
+    """Chunks of prompts, in columns."""
+
+    rows: tuple[int, ...]
+    num_tokens: tuple[int, ...]
+    starts: tuple[int, ...]  # place of each chunk's first token in its sequence
+    token_ids: tuple[int, ...]  # the chunks' tokens, one after another
+    samples: tuple[bool, ...]  # whether a chunk ends its prompt
+    appends: BlockAppends = field(default_factory=BlockAppends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeRows:
+    """One token of each sequence; the last token is known to the ranks alone."""
+
+    rows: tuple[int, ...]
+    positions: tuple[int, ...]  # place of each row's next token to compute
+    appends: BlockAppends = field(default_factory=BlockAppends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeRows:
+    """Whole inputs of one forward, in columns."""
+
+    num_tokens: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    token_type_ids: tuple[int, ...]  # empty for all 0
+    outputs: tuple[EncodeOutput, ...]
+
+
+BatchRows = PrefillRows | DecodeRows | EncodeRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStart:
+    """A batch that begins in a window."""
+
+    batch_id: int
+    kind: BatchKind
+    slot: int
+    rows: BatchRows
+    after_batch_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceStart:
+    """What a rank keeps of a sequence while it runs."""
+
+    row: int
+    sampling: Sampling
+    sample: int  # which sample of its request; part of the noise's key
+    num_prompt_tokens: int
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    output_token_ids: tuple[int, ...] = ()  # output tokens before a replay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One published window of the schedule."""
+
+    fence: Fence
+    number: int  # 1, 2, 3 … within the epoch
+    pattern_id: int
+    batch_ids: tuple[int, ...]  # the batch behind each operand of the pattern
+    sequence_starts: tuple[SequenceStart, ...] = ()
+    sequence_ends: tuple[int, ...] = ()
+    batch_starts: tuple[BatchStart, ...] = ()
+    order_digest: int = 0
+    timed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowOutcome:
+    """A rank's acknowledgement of one window."""
+
+    fence: Fence
+    number: int
+    launched_digest: int
+    sampled_digest: int
+    timings: WindowTimings
+    batches: tuple[BatchOutcome, ...] = ()  # rank 0 alone

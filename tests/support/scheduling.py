@@ -1,0 +1,114 @@
+"""A scheduler driven step by step against a simulated rank."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from controller.core.events import Event, RequestBroken, RequestEnded, TokensMade
+from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
+from controller.core.scheduler import Scheduler
+from liger.domain import FinishReason, Pooling, PoolOutput, Sampling, Task
+from liger.schedule import WindowOutcome
+from tests.support.simulated_ranks import SimulatedRank, drawn_token, make_scheduler
+
+POOL = PoolOutput(pooling=Pooling.MEAN, normalize=False)
+
+
+def generate(
+    request_id: str,
+    prompt=(1, 2, 3),
+    *,
+    max_tokens=5,
+    n=1,
+    stop=(),
+    min_tokens=0,
+    priority=0,
+    deadline_ns=None,
+    logprobs=None,
+):
+    sampling = Sampling(logprobs=logprobs)
+    work = GenerateWork(
+        prompt_token_ids=tuple(prompt),
+        samplings=(sampling,) * n,
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        stop_token_ids=frozenset(stop),
+    )
+    return Request(
+        request_id=request_id, model="m", task=Task.GENERATE, work=work, priority=priority, deadline_ns=deadline_ns
+    )
+
+
+def encode(request_id: str, *inputs, priority=0, deadline_ns=None):
+    items = tuple(EncodeItem(token_ids=tuple(ids), token_type_ids=(), output=POOL) for ids in inputs)
+    return Request(
+        request_id=request_id,
+        model="m",
+        task=Task.EMBED,
+        work=EncodeWork(items=items),
+        priority=priority,
+        deadline_ns=deadline_ns,
+    )
+
+
+def expected_output(prompt, max_tokens, stop=(), min_tokens=0):
+    tokens, output = list(prompt), []
+    while len(output) < max_tokens:
+        output.append(drawn_token(tokens))
+        tokens.append(output[-1])
+        if output[-1] in stop and len(output) > min_tokens:
+            break
+    return output
+
+
+@dataclass
+class Run:
+    """A scheduler with a simulated rank; results arrive when `step` is called, windows go out as early as allowed."""
+
+    scheduler: Scheduler = field(default_factory=make_scheduler)
+    rank: SimulatedRank = field(default_factory=SimulatedRank)
+    events: list[Event] = field(default_factory=list)
+    outcomes: deque[WindowOutcome] = field(default_factory=deque)
+    now_ns: int = 0
+
+    def publish(self) -> None:
+        while (planned := self.scheduler.next_window(self.now_ns)) is not None:
+            self.outcomes.append(self.rank.run(*planned))
+
+    def step(self) -> bool:
+        self.publish()
+        self.now_ns += 100
+        if not self.outcomes:
+            return False
+        self.events += self.scheduler.commit(self.outcomes.popleft(), self.now_ns)
+        return True
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+
+    def tokens(self, request_id: str, sample: int = 0) -> list[int]:
+        made = [
+            e for e in self.events if isinstance(e, TokensMade) and (e.request_id, e.sample) == (request_id, sample)
+        ]
+        assert [e.offset for e in made] == list(range(len(made)))
+        return [token for e in made for token in e.token_ids]
+
+    def reason(self, request_id: str, sample: int = 0) -> FinishReason | None:
+        made = [
+            e for e in self.events if isinstance(e, TokensMade) and (e.request_id, e.sample) == (request_id, sample)
+        ]
+        return made[-1].finish_reason
+
+    def last(self, request_id: str) -> RequestEnded | RequestBroken:
+        (event,) = [
+            e for e in self.events if isinstance(e, RequestEnded | RequestBroken) and e.request_id == request_id
+        ]
+        return event
+
+
+def check_clean(run: Run) -> None:
+    assert run.scheduler.is_idle
+    blocks = run.scheduler._batches.blocks
+    blocks.check_integrity()
+    assert blocks.num_used == 0
+    assert run.scheduler._batches.running == []
