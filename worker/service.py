@@ -36,6 +36,7 @@ class WorkerService:
 
     async def start(self) -> None:
         """Listen and register."""
+        self._session.start()
         servicer = WorkerServicer(self._session, self._config.model_folder)
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, self._server.grpc)
         address = self._server.bind(self._config.listen, insecure=self._config.insecure)
@@ -66,7 +67,7 @@ class WorkerService:
         if self._registration is not None:
             await self._registration.close()
         await self._server.stop(STOP_GRACE_S)
-        await self._session.stop()
+        await self._session.close()
         self._engine.close()
 
     def _describe(self, address: str) -> controller_pb2.RegisterRequest:

@@ -10,7 +10,7 @@ from liger.domain import Fence
 from liger.errors import LigerError, StaleFenceError
 from liger.schedule import Pattern, Window, WindowOutcome
 from worker.guard import WindowGuard
-from worker.launcher import Launcher
+from worker.launcher import Launcher, WindowRun
 from worker.rank import Joined, JoinPlan, Progress, RankEngine
 
 _LOG: Final = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ class Session:
         self.state = SessionState.IDLE
         self._engine = engine
         self._fence: Fence | None = None  # of the latest epoch, running or not
-        self._launcher: Launcher | None = None
+        self._launcher = Launcher()  # for the worker's life
+        self._windows: WindowRun | None = None
         self._guard: WindowGuard | None = None
         self._outcomes: asyncio.Queue[WindowOutcome | LigerError] = asyncio.Queue()
         self._turn = asyncio.Lock()  # the engine joins and leaves one at a time
@@ -62,6 +63,10 @@ class Session:
                 return await self._begin(plan, lambda *said: _post(loop, progress, said))
         finally:
             loop.call_soon(progress.put_nowait, None)
+
+    def start(self) -> None:
+        """Begin to take epochs."""
+        self._launcher.start()
 
     def attach(self, fence: Fence) -> int:
         """Begin the epoch's conversation; return the last window executed.
@@ -87,8 +92,9 @@ class Session:
         Raises:
             LigerError: It is refused, or no epoch runs.
         """
-        guard, launcher = self._running()
-        launcher.launch(guard.admit(window), window)
+        guard, windows = self._running()
+        pattern = guard.admit(window)
+        self._launcher.post(lambda: windows(pattern, window))
 
     async def outcomes(self) -> AsyncIterator[WindowOutcome]:
         """Give acknowledgements as windows are done.
@@ -119,19 +125,26 @@ class Session:
         async with self._turn:
             await self._end()
 
+    async def close(self) -> None:
+        """End whatever runs, and the launching thread."""
+        try:
+            await self.stop()
+        finally:
+            self._launcher.stop()
+
     def _check_newer(self, fence: Fence) -> None:
         if self._fence is not None and _order(fence) <= _order(self._fence):
             raise StaleFenceError(f"epoch {fence.epoch} is not newer than {self._fence.epoch}")
 
-    def _running(self) -> tuple[WindowGuard, Launcher]:
-        if self._guard is None or self._launcher is None:
+    def _running(self) -> tuple[WindowGuard, WindowRun]:
+        if self._guard is None or self._windows is None:
             raise StaleFenceError("no epoch runs on this rank")
-        return self._guard, self._launcher
+        return self._guard, self._windows
 
     async def _begin(self, plan: JoinPlan, progress: Progress) -> Joined:
         self.state = SessionState.JOINING
         try:
-            joined = await asyncio.to_thread(self._engine.join, plan, progress)
+            joined = await asyncio.wrap_future(self._launcher.call(lambda: self._engine.join(plan, progress)))
         except BaseException:
             self.state = SessionState.IDLE
             raise
@@ -139,18 +152,20 @@ class Session:
         outcomes: asyncio.Queue[WindowOutcome | LigerError] = asyncio.Queue()
         self._outcomes = outcomes
         self._guard = WindowGuard(fence=plan.fence, forwards=joined.forwards, num_slots=plan.num_slots)
-        self._launcher = Launcher(self._engine.run, lambda outcome: _post(loop, outcomes, outcome))
-        self._launcher.start()
+        self._windows = WindowRun(self._engine.run, lambda outcome: _post(loop, outcomes, outcome))
         self._last_executed = 0
         self.state = SessionState.JOINED
         _LOG.info("joined", extra={"group": plan.fence.group, "epoch": plan.fence.epoch, "rank": plan.tp_rank})
         return joined
 
     async def _end(self) -> None:
-        launcher, self._launcher, self._guard = self._launcher, None, None
-        if launcher is not None and not await asyncio.to_thread(launcher.stop, STOP_LIMIT_S):
-            raise LigerError("the launching thread does not end; this worker must be started again")
-        await asyncio.to_thread(self._engine.leave)
+        if self._windows is not None:
+            self._windows.is_over = True
+        self._windows, self._guard = None, None
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(self._launcher.call(self._engine.leave)), STOP_LIMIT_S)
+        except TimeoutError:
+            raise LigerError("the launching thread does not end; this worker must be started again") from None
         self.state = SessionState.IDLE
 
 
