@@ -113,6 +113,7 @@ def _limits(config: ControllerConfig, depth: int, member: Member) -> SchedulerLi
         max_requests=config.max_requests,
         max_length=member.model.max_length,
         vocabulary_size=member.model.vocabulary_size,
+        num_token_types=member.model.num_token_types,
     )
 
 

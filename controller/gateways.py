@@ -12,7 +12,7 @@ from controller.core.events import Event, RequestBroken, RequestEnded
 from controller.group import Group
 from controller.groups import Groups
 from liger.domain import Fence, FinishReason
-from liger.errors import InvalidRequestError, LigerError, OverloadedError
+from liger.errors import DuplicateRequestError, InvalidRequestError, LigerError, OverloadedError
 from liger.rpc.streams import until_ended
 from liger.v1 import controller_pb2, types_pb2
 
@@ -79,6 +79,8 @@ class GatewaySession:
 
     def _submit(self, message: controller_pb2.Submit) -> None:
         try:
+            if message.request_id in self._requests:
+                raise DuplicateRequestError(f"request {message.request_id} is under way; use another request_id")
             request = to_request(message, time.monotonic_ns())
             self._requests[request.request_id] = self._groups.submit(request, self._on_event)
         except LigerError as error:

@@ -11,7 +11,7 @@ from controller.group import RETRY_S, Group, Sink
 from controller.membership.base import Member, Membership
 from controller.status import GroupState
 from liger.domain import ModelCard
-from liger.errors import InvalidRequestError, ModelNotFoundError, UnavailableError
+from liger.errors import InvalidRequestError, ModelNotFoundError, UnavailableError, UnsupportedTaskError
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -77,6 +77,10 @@ class Groups:
         serving = [group for group in holders if group.state is GroupState.SERVING]
         if not serving:
             raise UnavailableError(f"model {request.model!r} is not ready; try again", retry_after_s=RETRY_S)
+        card = serving[0].model
+        if card is not None and request.task not in card.tasks:
+            known = ", ".join(task.name.lower() for task in card.tasks)
+            raise UnsupportedTaskError(f"model {request.model!r} cannot {request.task.name.lower()}; it can: {known}")
         group = min(serving, key=lambda each: (each.num_requests, each.name))
         group.submit(request, sink)
         return group

@@ -11,6 +11,16 @@ from liger.schedule import Logprob
 from liger.v1 import controller_pb2, types_pb2
 
 MAX_SAMPLES = 64
+MAX_LOGPROBS = 20
+MAX_TIMEOUT_S = 1e7  # a third of a year; more would not fit the clock's nanoseconds for long
+
+_OUTPUTS = {
+    Task.GENERATE: GenerateWork,
+    Task.EMBED: PoolOutput,
+    Task.CLASSIFY: ClassifyOutput,
+    Task.RERANK: ClassifyOutput,
+    Task.SCORE: ScoreOutput,
+}
 
 
 def to_request(message: controller_pb2.Submit, now_ns: int) -> Request:
@@ -24,16 +34,32 @@ def to_request(message: controller_pb2.Submit, now_ns: int) -> Request:
         raise InvalidRequestError("a submitted request needs a request_id and a model")
     if message.task not in types_pb2.Task.values() or message.task == types_pb2.TASK_UNSPECIFIED:
         raise InvalidRequestError("a submitted request needs a known task", field="task")
-    deadline_ns = now_ns + round(message.timeout_s * 1e9) if message.HasField("timeout_s") else None
+    task = Task(message.task)
+    work = _work(message)
+    _check_task_fits(task, work)
     return Request(
         request_id=message.request_id,
         model=message.model,
-        task=Task(message.task),
-        work=_work(message),
+        task=task,
+        work=work,
         priority=message.priority,
-        deadline_ns=deadline_ns,
+        deadline_ns=_deadline_ns(message, now_ns),
         trace_context=dict(message.trace_context),
     )
+
+
+def _deadline_ns(message: controller_pb2.Submit, now_ns: int) -> int | None:
+    if not message.HasField("timeout_s"):
+        return None
+    if not abs(message.timeout_s) <= MAX_TIMEOUT_S:  # NaN compares false
+        raise InvalidRequestError(f"timeout_s must be at most {MAX_TIMEOUT_S:.0f} seconds", field="timeout_s")
+    return now_ns + round(message.timeout_s * 1e9)
+
+
+def _check_task_fits(task: Task, work: GenerateWork | EncodeWork) -> None:
+    outputs = {type(item.output) for item in work.items} if isinstance(work, EncodeWork) else {GenerateWork}
+    if outputs != {_OUTPUTS[task]}:
+        raise InvalidRequestError(f"the work is not that of the task {task.name.lower()}", field="task")
 
 
 def _work(message: controller_pb2.Submit) -> GenerateWork | EncodeWork:
@@ -71,11 +97,25 @@ def _generate(work: controller_pb2.GenerateWork) -> GenerateWork:
 
 
 def to_sampling(message: types_pb2.SamplingParameters, logprobs: int | None) -> Sampling:
-    """Return how tokens are drawn, with unset fields filled in."""
+    """Return how tokens are drawn, with unset fields filled in.
+
+    Raises:
+        InvalidRequestError: A value is out of its range.
+    """
+    top_p = message.top_p if message.HasField("top_p") else 1.0
+    in_range = {
+        "temperature": 0 <= message.temperature <= 100,
+        "top_p": 0 < top_p <= 1,
+        "min_p": 0 <= message.min_p <= 1,
+        "logprobs": logprobs is None or logprobs <= MAX_LOGPROBS,
+    }
+    for name, holds in in_range.items():  # NaN is in no range
+        if not holds:
+            raise InvalidRequestError(f"{name} is out of its range", field=f"generate.sampling.{name}")
     return Sampling(
         temperature=message.temperature,
         top_k=message.top_k,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        top_p=top_p,
         min_p=message.min_p,
         seed=message.seed,
         logprobs=logprobs,

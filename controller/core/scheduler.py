@@ -33,6 +33,7 @@ class SchedulerLimits:
     max_requests: int  # requests under way, at most
     max_length: int  # tokens of a sequence, prompt and output together
     vocabulary_size: int  # token ids are below it
+    num_token_types: int = 0  # token type ids are below it; 0 if the model knows none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,9 @@ class Scheduler:
             longest = max(len(item.token_ids) for item in request.work.items)
             if longest > limit:
                 raise InputTooLongError(f"an input has {longest} tokens, the model takes {limit}")
+            kinds = max((max(item.token_type_ids, default=0) for item in request.work.items), default=0)
+            if kinds and kinds >= self._limits.num_token_types:
+                raise InvalidRequestError(f"token type {kinds} is not one of {self._limits.num_token_types}")
             return
         length = len(request.work.prompt_token_ids) + request.work.max_tokens
         if length > limit:

@@ -29,6 +29,14 @@ def submit(request_id="r", model="m", **work):
     )
 
 
+MEAN = controller_pb2.PoolHead(pooling=types_pb2.POOLING_MEAN)
+
+
+def encode_work(types=(), **head):
+    item = controller_pb2.EncodeWork.Item(token_ids=[1], token_type_ids=types)
+    return controller_pb2.EncodeWork(items=[item], head=controller_pb2.EncodeHead(**head))
+
+
 def failure(events):
     return events[-1].failed.error
 
@@ -274,6 +282,16 @@ async def test_a_registration_that_breaks_its_contract_is_refused(stack, broken)
         ({"prompt_token_ids": [5000], "num_samples": 1, "max_tokens": 1}, "INVALID_REQUEST"),
         ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 90}, "INPUT_TOO_LONG"),
         ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "prompt_logprobs": 1}, "NOT_SERVED"),
+        ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "logprobs": 21}, "INVALID_REQUEST"),
+        *(
+            ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "sampling": sampling}, "INVALID_REQUEST")
+            for sampling in (
+                types_pb2.SamplingParameters(temperature=float("nan")),
+                types_pb2.SamplingParameters(temperature=-1.0),
+                types_pb2.SamplingParameters(top_p=0.0),
+                types_pb2.SamplingParameters(min_p=float("inf")),
+            )
+        ),
     ],
 )
 async def test_a_bad_submit_fails_alone(stack, work, reason):
@@ -284,6 +302,48 @@ async def test_a_bad_submit_fails_alone(stack, work, reason):
     assert failure(await gateway.events("bad")).reason == reason
     await gateway.send(submit=submit("good"))
     assert (await gateway.events("good"))[-1].HasField("finished")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"timeout_s": float("nan")}, "INVALID_REQUEST"),
+        ({"timeout_s": 1e300}, "INVALID_REQUEST"),
+        ({"task": types_pb2.TASK_EMBED}, "INVALID_REQUEST"),
+        ({"task": 77}, "INVALID_REQUEST"),
+        ({"request_id": ""}, "INVALID_REQUEST"),
+        (
+            {"task": types_pb2.TASK_CLASSIFY, "encode": encode_work(classify=controller_pb2.ClassifyHead())},
+            "UNSUPPORTED_TASK",
+        ),
+        ({"task": types_pb2.TASK_EMBED, "encode": encode_work(pool=controller_pb2.PoolHead())}, "INVALID_REQUEST"),
+        ({"task": types_pb2.TASK_EMBED, "encode": encode_work(pool=MEAN, types=[3])}, "INVALID_REQUEST"),
+        ({"task": types_pb2.TASK_SCORE, "encode": encode_work(score=controller_pb2.ScoreHead())}, "INVALID_REQUEST"),
+    ],
+)
+async def test_a_submit_that_breaks_its_contract_does_not_break_the_conversation(stack, changes, reason):
+    await stack.add_worker()
+    await stack.until(SERVING)
+    gateway = await stack.connect()
+    bad = controller_pb2.Submit(**({"request_id": "bad", "model": "m", "task": 1} | changes))
+    if "encode" not in changes:
+        bad.generate.CopyFrom(submit().generate)
+    await gateway.send(submit=bad)
+    assert failure(await gateway.events(changes.get("request_id", "bad"))).reason == reason
+    await gateway.send(submit=submit("good"))
+    assert (await gateway.events("good"))[-1].HasField("finished")
+
+
+async def test_one_gateway_cannot_use_an_id_twice_at_once(stack):
+    await stack.add_worker(group="copy-0")
+    await stack.add_worker(group="copy-1")
+    await stack.until(SERVING, "copy-0")
+    await stack.until(SERVING, "copy-1")
+    gateway = await stack.connect()
+    for _ in range(2):
+        await gateway.send(submit=submit("twice", prompt_token_ids=[1], num_samples=1, max_tokens=60))
+    assert failure(await gateway.events("twice")).reason == "DUPLICATE_REQUEST"
+    assert (await gateway.events("twice"))[-1].HasField("finished")
 
 
 async def test_a_conversation_that_does_not_begin_with_hello_is_refused(stack):
