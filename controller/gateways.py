@@ -104,6 +104,7 @@ class Gateways:
 
     def __init__(self) -> None:
         self._sessions: dict[str, GatewaySession] = {}
+        self._readers: set[asyncio.Task[None]] = set()
 
     @property
     def ids(self) -> Iterable[str]:
@@ -122,15 +123,22 @@ class Gateways:
         session.send(controller_pb2.ConnectResponse(welcome=_welcome(leader_term)))
         session.send(_catalogue(groups))
         reader = asyncio.create_task(_read(requests, session))
+        self._readers.add(reader)
         try:
             async for message in until_ended(session.messages(), reader):
                 yield message
         finally:
             reader.cancel()
+            self._readers.discard(reader)
             session.close()
             if self._sessions.get(session.gateway_id) is session:
                 del self._sessions[session.gateway_id]
             _LOG.info("gateway left", extra={"gateway_id": session.gateway_id})
+
+    def close(self) -> None:
+        """End all conversations."""
+        for reader in self._readers:
+            reader.cancel()
 
     def tell_catalogue(self, groups: Groups) -> None:
         """Tell every gateway which models can be called now."""

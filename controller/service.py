@@ -52,6 +52,7 @@ class ControllerService:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._gateways.close()
         await self._server.stop(STOP_GRACE_S)
 
     def _on_change(self) -> None:

@@ -66,8 +66,8 @@ class WorkerService:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._registration is not None:
             await self._registration.close()
-        await self._server.stop(STOP_GRACE_S)
         await self._session.close()
+        await self._server.stop(STOP_GRACE_S)
         self._engine.close()
 
     def _describe(self, address: str) -> controller_pb2.RegisterRequest:

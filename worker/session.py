@@ -161,6 +161,7 @@ class Session:
     async def _end(self) -> None:
         if self._windows is not None:
             self._windows.is_over = True
+            self._outcomes.put_nowait(StaleFenceError("the epoch ended on this rank"))
         self._windows, self._guard = None, None
         try:
             await asyncio.wait_for(asyncio.wrap_future(self._launcher.call(self._engine.leave)), STOP_LIMIT_S)

@@ -8,7 +8,7 @@ ItemT = TypeVar("ItemT")
 
 
 async def until_ended(items: AsyncIterator[ItemT], reader: asyncio.Task[None]) -> AsyncIterator[ItemT]:
-    """Give items until the reader ends; raise what it raised."""
+    """Give items until the reader ends or is cancelled; raise what it raised."""
     while True:
         following = asyncio.ensure_future(anext(items))
         try:
@@ -18,7 +18,8 @@ async def until_ended(items: AsyncIterator[ItemT], reader: asyncio.Task[None]) -
             raise
         if not following.done():
             following.cancel()
-            reader.result()
+            if not reader.cancelled():
+                reader.result()
             return
         try:
             item = following.result()
