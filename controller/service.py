@@ -21,7 +21,9 @@ class ControllerService:
 
     def __init__(self, config: ControllerConfig) -> None:
         self._config = config
-        self._membership = MemoryMembership(ttl_s=config.lease_ttl_s, clock=time.monotonic)
+        self._membership = MemoryMembership(
+            ttl_s=config.lease_ttl_s, clock=time.monotonic, leader_term=int(time.time())
+        )
         self._gateways = Gateways()
         self._groups = Groups(config, self._membership, self._on_change)
         self._server = RpcServer()

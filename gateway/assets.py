@@ -98,11 +98,6 @@ class AssetStore:
             _LOG.warning("a model's files cannot be had", extra={"model": model.name, "reason": error.message})
             return False
 
-    def keep_only(self, names: frozenset[str]) -> None:
-        """Let go of models that the cluster no longer has."""
-        for name in self._kept.keys() - names:
-            del self._kept[name]
-
 
 def _text(name: str, content: bytes) -> str:
     try:

@@ -61,7 +61,8 @@ class Catalogue:
         served = self.find(name)
         if served.num_groups == 0:
             raise UnavailableError(
-                f"model {name!r} is known, but no group serves it yet (ranks are missing or loading); try again",
+                f"model {name!r} is known, but no group serves it now (its ranks are missing or loading, or it is "
+                "drained); try again",
                 retry_after_s=RETRY_AFTER_S,
             )
         return served

@@ -7,7 +7,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
-from liger.errors import UnavailableError
+from liger.errors import InvalidRequestError, UnavailableError
 from liger.rpc.channel import open_channel
 from liger.rpc.status import from_rpc_error
 from liger.v1 import controller_pb2 as pb
@@ -105,6 +105,8 @@ async def drain(controller: str, group: str, timeout_s: float) -> tuple[int, int
     Raises:
         UnavailableError: No controller answers there.
     """
+    if not 0 <= timeout_s < float("inf"):
+        raise InvalidRequestError("the timeout must be a number of seconds, at least 0", field="timeout_s")
     request = pb.DrainRequest(group=group, timeout_s=timeout_s)
     async with open_channel(controller) as channel:
         try:

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from liger.domain import BatchKind, ModelCard
-from liger.errors import GroupFailedError, LigerError
+from liger.errors import ConfigError, GroupFailedError, LigerError
 from liger.schedule import Pattern, Window, WindowOutcome
 from worker.communicator.base import Communicator
 from worker.communicator.gloo import GlooCommunicator
@@ -154,15 +154,19 @@ class Engine:
         block_bytes = bytes_per_block(self._spec, shard.num_kv_heads, self._dtype, block_size=size)
         num_blocks = int(self._config.kv_cache_gib * 2**30 / block_bytes)
         if num_blocks == 0:
-            raise LigerError(f"--kv-cache-gib {self._config.kv_cache_gib} holds no block of {block_bytes} bytes")
-        return KvCache.allocate(
-            layers=shard.layers,
-            num_blocks=num_blocks,
-            block_size=size,
-            num_kv_heads=shard.num_kv_heads,
-            head_dim=self._spec.head_dim,
-            dtype=self._dtype,
-        )
+            raise ConfigError(f"--kv-cache-gib {self._config.kv_cache_gib} holds no block of {block_bytes} bytes")
+        try:
+            return KvCache.allocate(
+                layers=shard.layers,
+                num_blocks=num_blocks,
+                block_size=size,
+                num_kv_heads=shard.num_kv_heads,
+                head_dim=self._spec.head_dim,
+                dtype=self._dtype,
+            )
+        except RuntimeError as error:  # how torch tells that memory is short
+            gib = self._config.kv_cache_gib
+            raise ConfigError(f"a KV cache of {gib:g} GiB does not fit this machine; lower --kv-cache-gib") from error
 
     def _vocabulary(self, tp_size: int) -> list[range]:
         return [split(self._spec.vocab_size, tp_size, rank) for rank in range(tp_size)]

@@ -11,16 +11,10 @@ from liger.errors import InvalidRequestError, LigerError, NotServedError
 from liger.rpc.status import to_message
 from liger.rpc.streams import until_ended
 from liger.v1 import types_pb2, worker_pb2, worker_pb2_grpc
+from worker.assets import ASSET_NAMES
 from worker.codec import from_joined, from_outcome, to_fence, to_join_plan, to_pattern, to_window
 from worker.session import Session
 
-ASSETS: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 PART_BYTES: Final = 1 << 20
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,7 +74,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.GetAssetsRequest, context: Context
     ) -> AsyncIterator[worker_pb2.GetAssetsResponse]:
         """Read the files that a gateway needs."""
-        for name in ASSETS:
+        for name in ASSET_NAMES:
             path = self._folder / name
             if path.is_file():
                 content = await asyncio.to_thread(path.read_bytes)

@@ -25,11 +25,13 @@ class MemoryMembership:
     Args:
         ttl_s: How long a lease lives after its last renewal.
         clock: Monotonic seconds.
+        leader_term: Larger than that of any controller before, whose epochs the workers may still know.
     """
 
-    def __init__(self, *, ttl_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, ttl_s: float, clock: Callable[[], float], leader_term: int = 1) -> None:
         self._ttl_s = ttl_s
         self._clock = clock
+        self._leader_term = leader_term
         self._held: dict[int, _Held] = {}
         self._epochs: dict[str, int] = {}
         self._ids = count(1)
@@ -39,7 +41,7 @@ class MemoryMembership:
     @property
     def leader_term(self) -> int:
         """One controller leads for its whole life."""
-        return 1
+        return self._leader_term
 
     @property
     def version(self) -> int:

@@ -128,9 +128,11 @@ def conversation(chat: pb.Chat, field: str) -> Conversation:
     """Return a conversation of at least one turn.
 
     Raises:
-        InvalidRequestError: It has no turns, too many, or one without a role.
+        InvalidRequestError: It has no turns, too many, one without a role, or an empty last one.
     """
     count(len(chat.messages), f"{field}.messages", 1, MAX_TURNS)
     for index, message in enumerate(chat.messages):
         text(message.role, f"{field}.messages[{index}].role")
+    if not chat.messages[-1].content:
+        raise InvalidRequestError("the last turn of the chat is empty; say something", field=f"{field}.messages")
     return Conversation(tuple(Turn(role=message.role, content=message.content) for message in chat.messages))

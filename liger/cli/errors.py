@@ -1,4 +1,4 @@
-"""How commands fail: one line on standard error, exit code 1; 2 for wrong usage, 130 after Ctrl-C."""
+"""How commands fail: one line on standard error, exit code 1; 2 for wrong usage or configuration, 130 after Ctrl-C."""
 
 import os
 import sys
@@ -7,7 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from liger.errors import LigerError
+from liger.errors import ConfigError, LigerError
+from liger.lifecycle import EXIT_CONFIG, EXIT_FAILED
 
 
 class LigerGroup(TyperGroup):
@@ -19,7 +20,7 @@ class LigerGroup(TyperGroup):
             return super().invoke(ctx)
         except LigerError as error:
             print(f"error: {error.message} [{error.reason}]", file=sys.stderr)
-            raise typer.Exit(1) from error
+            raise typer.Exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILED) from error
         except KeyboardInterrupt as stop:
             print(file=sys.stderr)
             raise typer.Exit(130) from stop

@@ -37,6 +37,8 @@ def generate(
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     with Client(gateway) as client:
         chosen = choose_model(client, model, Task.GENERATE)
+        if system and (raw or not chosen.has_chat_template):
+            raise typer.BadParameter("only a chat has a system turn: leave it, or --raw, out", param_hint="--system")
         text = sys.stdin.read() if prompt == "-" else prompt
         turns = [Message("system", system)] * bool(system) + [Message("user", text)]
         asked: Any = turns if chosen.has_chat_template and not raw else text
@@ -48,13 +50,15 @@ def generate(
 def _show_text(stream: GenerateStream, _model: str) -> None:
     """Write the first sample as it comes, the others whole, and the account on standard error."""
     others: dict[int, str] = {}
-    for event in stream.events():
-        if isinstance(event, Delta) and event.index == 0:
-            sys.stdout.write(event.text)
-            sys.stdout.flush()
-        elif isinstance(event, Delta):
-            others[event.index] = others.get(event.index, "") + event.text
-    print()
+    try:
+        for event in stream.events():
+            if isinstance(event, Delta) and event.index == 0:
+                sys.stdout.write(event.text)
+                sys.stdout.flush()
+            elif isinstance(event, Delta):
+                others[event.index] = others.get(event.index, "") + event.text
+    finally:
+        print()  # an error's line stands alone too
     for index, text in sorted(others.items()):
         print(f"--- {index + 1}\n{text}")
     print_account(stream.usage, stream.timings, stream.placement)

@@ -35,7 +35,9 @@ def embed(
 
 def score(
     continuation: Annotated[list[str], typer.Option(help="What may follow; repeat it to compare several.")],
-    context: Annotated[str, typer.Option(help="What stands before; may be empty.")] = "",
+    context: Annotated[
+        str, typer.Option(help="What stands before. Without it a continuation needs two tokens or more.")
+    ] = "",
     model: options.Model = "",
     as_json: options.Json = False,
     gateway: options.Gateway = options.DEFAULT_GATEWAY,

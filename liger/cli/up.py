@@ -12,6 +12,7 @@ from rich.markup import escape
 from liger import models
 from liger.cli.progress import shown
 from liger.cli.states import GroupLines
+from liger.errors import LigerError
 from liger.lifecycle import first_of
 from liger.local_cluster import ClusterSpec, GroupSpec, LocalCluster
 
@@ -89,9 +90,14 @@ async def _serve(spec: ClusterSpec, console: Console) -> None:
             await first_of(cluster.start(), asked.wait())
         if not asked.is_set():
             _announce(cluster, console)
-            await first_of(cluster.wait(), asked.wait())
+            await first_of(cluster.supervise(lambda event: console.print(f"[yellow]{escape(event)}")), asked.wait())
         console.print("draining; a second Ctrl-C stops at once")
         await first_of(cluster.stop(), again.wait())
+        console.print("stopped: nothing is left running")
+    except LigerError:
+        console.print("[red]a service is lost; the others are stopped")
+        await first_of(cluster.stop(), again.wait())
+        raise
     finally:
         await cluster.kill()
 

@@ -1,8 +1,10 @@
 """Starts a cluster's processes, watches them, and stops them in order."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,6 +18,10 @@ from liger.models.store import liger_home
 from liger.rpc.channel import open_channel
 
 _POLL_S: Final = 0.1
+_WORKERS: Final = 1  # their place among the stages
+_MAX_FAILED_EPOCHS: Final = 3  # at the start; what fails so often does not mend itself
+_MAX_LOG_FOLDERS: Final = 20  # under LIGER_HOME/logs
+_MAX_RESTARTS: Final = 3  # of one worker, in the cluster's life
 _KILL_MARGIN_S: Final = 5.0  # beyond its own drain limit, before a service is killed
 
 
@@ -79,6 +85,26 @@ class LocalCluster:
         await first_of(*(process.wait() for process in processes))
         raise next(process for process in processes if process.exit_code is not None).failure()
 
+    async def supervise(self, on_event: Callable[[str], None]) -> None:
+        """Start workers that end by themselves again, each a few times; their group forms anew.
+
+        Args:
+            on_event: Told what happened, for people.
+
+        Raises:
+            LigerError: Another service ended, or a worker too often; with its last words.
+        """
+        restarts = dict.fromkeys(self.processes, 0)
+        while True:
+            await first_of(*(process.wait() for process in self.processes.values()))
+            ended = next(process for process in self.processes.values() if process.exit_code is not None)
+            if ended not in self._stages[_WORKERS] or restarts[ended.name] == _MAX_RESTARTS:
+                raise ended.failure()
+            restarts[ended.name] += 1
+            on_event(f"{ended.name} ended ({ended.ending}) and is started again; its group forms anew then")
+            await ended.start(self.spec.start_limit_s)
+            on_event(f"{ended.name} is back")
+
     async def stop(self) -> None:
         """Stop the gateway, then the workers, then the controller; each drains within its limit, then is killed."""
         limit_s = self.spec.drain_limit_s + _KILL_MARGIN_S
@@ -94,6 +120,8 @@ class LocalCluster:
 
     async def _start_processes(self) -> None:
         self.log_folder.mkdir(parents=True, exist_ok=True)
+        if self.spec.log_folder is None:
+            _prune(self.log_folder.parent)
         controller = self._process("controller", "controller", self.spec.controller_flags())
         self._stages = [[controller]]
         self.controller = await controller.start(self.spec.start_limit_s)
@@ -101,7 +129,7 @@ class LocalCluster:
         threads = {"OMP_NUM_THREADS": str(self.spec.threads())}
         flags = self.spec.worker_flags(self.controller)
         workers = [self._process(name, "worker", own, threads) for name, own in flags]
-        self._stages = [[gateway], workers, [controller]]
+        self._stages = [[gateway], workers, [controller]]  # workers at _WORKERS
         self.gateway, *_ = await _all_or_first_error([gateway, *workers], self.spec.start_limit_s)
 
     def _process(
@@ -116,6 +144,7 @@ class LocalCluster:
             state = await read_cluster(channel, self.spec.start_limit_s)
             self._tell(state)
             while not self._serves(state):
+                self._give_up_if_hopeless(state)
                 await asyncio.sleep(_POLL_S)
                 state, before = await read_cluster(channel, self.spec.start_limit_s), state
                 if state != before:
@@ -125,6 +154,13 @@ class LocalCluster:
             while not offered:
                 await asyncio.sleep(_POLL_S)
                 offered = await self._is_offered(client)
+
+    def _give_up_if_hopeless(self, state: ClusterState) -> None:
+        for group in state.groups:
+            if group.phase is GroupPhase.WAITING and group.epoch >= _MAX_FAILED_EPOCHS:
+                raise UnavailableError(
+                    f"group {group.name} cannot form ({group.detail}); its logs are in {self.log_folder}"
+                )
 
     def _serves(self, state: ClusterState) -> bool:
         serving = {group.name for group in state.groups if group.phase is GroupPhase.SERVING}
@@ -136,6 +172,12 @@ class LocalCluster:
         except UnavailableError:  # it has not reached the controller yet
             return False
         return all(offered.get(spec.model_name, 0) >= spec.copies for spec in self.spec.groups)
+
+
+def _prune(logs: Path) -> None:
+    """Keep the newest log folders."""
+    for old in sorted(logs.iterdir())[:-_MAX_LOG_FOLDERS]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _tell_nobody(_state: ClusterState) -> None:

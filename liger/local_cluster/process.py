@@ -73,6 +73,11 @@ class ServiceProcess:
             raise self.failure()
         raise UnavailableError(f"{self.name} does not listen after {limit_s:g} s; its log is {self.log}")
 
+    @property
+    def ending(self) -> str:
+        """How it ended, for people."""
+        return f"signal {-self.exit_code}" if self.exit_code and self.exit_code < 0 else f"exit code {self.exit_code}"
+
     async def wait(self) -> int:
         """Wait for its end and return its exit code."""
         if self._output is not None:
@@ -102,11 +107,10 @@ class ServiceProcess:
         said = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
         if self.exit_code == EXIT_CONFIG and said:
             return ConfigError(f"{self.name} did not start: {said}")
-        ending = f"signal {-self.exit_code}" if self.exit_code and self.exit_code < 0 else f"exit code {self.exit_code}"
         if said:
-            return UnavailableError(f"{self.name} ended ({ending}): {said}")
+            return UnavailableError(f"{self.name} ended ({self.ending}): {said}")
         tail = "".join(f"\n  {line}" for line in lines)
-        return UnavailableError(f"{self.name} ended ({ending}); the end of its log {self.log}:{tail}")
+        return UnavailableError(f"{self.name} ended ({self.ending}); the end of its log {self.log}:{tail}")
 
     def last_lines(self) -> list[str]:
         """Return the last lines of its log."""

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
+_ADDRESS: Final = re.compile(r".+:\d{1,5}")
 _LOOPBACK: Final = ("127.", "localhost", "[::1]", "unix:")
 
 
@@ -54,6 +56,8 @@ class RpcServer:
         Raises:
             ConfigError: The port is in use, or the host is beyond loopback and `insecure` is not set.
         """
+        if not _ADDRESS.fullmatch(address):
+            raise ConfigError(f"{address!r} is no address: it must be host:port, such as 127.0.0.1:8600")
         if not is_loopback(address) and not insecure:
             raise ConfigError(
                 f"refusing to listen on {address} without authentication: bind to 127.0.0.1, or pass --insecure "
@@ -65,7 +69,10 @@ class RpcServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise ConfigError(f"cannot listen on {address}: the port is in use or the host is not of this machine")
+            raise ConfigError(
+                f"cannot listen on {address}: the port is in use, or the host is not of this machine; choose another "
+                "(port 0 takes a free one)"
+            )
         return f"{host}:{port}"
 
     async def start(self, service_names: Sequence[str]) -> None:

@@ -80,6 +80,8 @@ def from_rpc_error(error: grpc.RpcError) -> errors.LigerError:
     status = rpc_status.from_call(error)
     code, details = error.code(), error.details()
     if status is None:
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return errors.NotServedError("what answers there does not know this call; is it another service's port?")
         kind = _BY_CODE.get(code.value[0], errors.LigerError)
         return kind(details or code.name.lower().replace("_", " "))
     reason, field, retry_after_s = "", "", None

@@ -7,12 +7,15 @@ from typing import Final
 
 from liger.domain import Pooling, Task
 from liger.errors import ModelFolderError
+from worker.assets import ASSET_NAMES
 from worker.shards.checkpoint import open_checkpoint
 from worker.shards.families.registry import ARCHITECTURES, Architecture
 from worker.shards.sentence import read_sentence_settings
 from worker.shards.settings import Settings, read_optional_settings, read_settings
 from worker.shards.spec import HeadKind, ModelSpec
 
+_NUM_SAMPLES: Final = 16
+_SAMPLE_BYTES: Final = 4096
 _EXPERT_SETTINGS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -46,9 +49,10 @@ def read_spec(folder: Path) -> ModelSpec:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the sha256, in hexadecimal, of config.json and of the tensors' names, dtypes, shapes and places.
+    """Return the sha256, in hexadecimal, that tells a model's builds apart.
 
-    Ranks with equal fingerprints hold the same model; no weights are read.
+    It covers config.json, the files that gateways need, the tensors' names, dtypes, shapes and places, and samples of
+    their bytes (64 KiB a file at most), so that two trainings of one architecture differ too.
 
     Raises:
         ModelFolderError: A file is missing or damaged.
@@ -56,11 +60,31 @@ def fingerprint(folder: Path) -> str:
     path = folder / "config.json"
     read_settings(path)
     digest = hashlib.sha256(path.read_bytes())
-    for name, tensor in sorted(open_checkpoint(folder).tensors.items()):
+    for asset in ASSET_NAMES:
+        digest.update(_content(folder / asset))
+    tensors = open_checkpoint(folder).tensors
+    for name, tensor in sorted(tensors.items()):
         digest.update(
             f"\n{name} {tensor.dtype} {tensor.shape} {tensor.path.name} {tensor.start} {tensor.stop}".encode()
         )
+    for path in sorted({tensor.path for tensor in tensors.values()}):
+        digest.update(_sample(path))
     return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _sample(path: Path) -> bytes:
+    """Return some bytes from evenly spaced places of a file."""
+    last = max(path.stat().st_size - _SAMPLE_BYTES, 0)
+    parts = []
+    with path.open("rb") as file:
+        for number in range(_NUM_SAMPLES):
+            file.seek(number * last // (_NUM_SAMPLES - 1))
+            parts.append(file.read(_SAMPLE_BYTES))
+    return b"".join(parts)
 
 
 def _find_architecture(settings: Settings) -> tuple[str, Architecture]:

@@ -131,9 +131,29 @@ def test_each_group_gets_a_state_line(up):
 def test_a_service_that_dies_ends_the_command_with_its_reason(up):
     process, _ = up("Ctrl-C drains")
     pids = services_of(process)
+    _controller, gateway, _worker = pids
+
+    os.kill(gateway, signal.SIGKILL)
+
+    assert "gateway ended (signal 9)" in process.stdout.read()
+    assert process.wait(timeout=60) == 1
+    assert_gone(pids)
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> None:
+    while text not in (line := process.stdout.readline()):
+        assert line, f"{text!r} was never said"
+
+
+def test_a_worker_that_dies_is_started_again_but_not_for_ever(up):
+    process, _ = up("Ctrl-C drains")
+    for _ in range(3):
+        os.kill(services_of(process)[-1], signal.SIGKILL)
+        read_until(process, "worker-tiny-0 is back")
+    pids = services_of(process)
 
     os.kill(pids[-1], signal.SIGKILL)
 
-    assert "ended (signal 9)" in process.stdout.read()
+    assert "worker-tiny-0 ended (signal 9)" in process.stdout.read()
     assert process.wait(timeout=60) == 1
     assert_gone(pids)
