@@ -15,7 +15,7 @@ from controller.dispatcher import Dispatcher
 from controller.failures import first_failure
 from controller.membership.base import Member
 from controller.rank_link import Joined, JoinPlan, RankLink
-from liger.domain import Fence
+from liger.domain import BatchKind, Fence, ModelCard, Task
 from liger.errors import GroupFailedError
 
 NUM_SLOTS: Final = {"tensor": 1}  # batches in flight at most, by strategy
@@ -99,7 +99,8 @@ class Epoch:
         until_s = None if deadline_ns is None else max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9)
         waits_s = [each for each in (limit_s, until_s) if each is not None]
         try:
-            await asyncio.wait_for(self.wake.wait(), min(waits_s, default=None))
+            async with asyncio.timeout(min(waits_s, default=None)):
+                await self.wake.wait()
         except TimeoutError:
             if limit_s is not None and asyncio.get_running_loop().time() >= now_s + limit_s:
                 limit = self._config.window_limit_s
@@ -156,9 +157,19 @@ async def _join_all(
     except* GroupFailedError as group:
         raise first_failure(group) from group
     joined = [join.result() for join in joins]
-    if any(each.forwards != joined[0].forwards for each in joined):
-        raise GroupFailedError("the ranks reported different segments; all must run the same version and model")
+    _check_joined(joined, members[0].model)
     return joined
+
+
+def _check_joined(joined: Sequence[Joined], card: ModelCard) -> None:
+    first = joined[0]
+    if any(each.forwards != first.forwards for each in joined):
+        raise GroupFailedError("the ranks reported different segments; all must run the same version and model")
+    if first.block_size < 1 or any(each.block_size != first.block_size for each in joined):
+        raise GroupFailedError("the ranks have different KV blocks; start all workers with the same --block-size")
+    needed = {BatchKind.PREFILL, BatchKind.DECODE} if Task.GENERATE in card.tasks else set()
+    if not needed | {BatchKind.ENCODE} <= first.forwards.keys():
+        raise GroupFailedError(f"the ranks cannot run what model {card.name} is for; use one version everywhere")
 
 
 async def _join(

@@ -79,12 +79,19 @@ class GatewaySession:
 
     def _submit(self, message: controller_pb2.Submit) -> None:
         try:
-            if message.request_id in self._requests:
-                raise DuplicateRequestError(f"request {message.request_id} is under way; use another request_id")
-            request = to_request(message, time.monotonic_ns())
-            self._requests[request.request_id] = self._groups.submit(request, self._on_event)
+            self._admit(message)
         except LigerError as error:
             self.send(broken(RequestBroken(request_id=message.request_id, error=error)))
+        except Exception:  # noqa: BLE001 - one request's trouble must not end the conversation
+            _LOG.exception("a submit failed inside", extra={"request_id": message.request_id})
+            inside = LigerError("internal error; the controller's log has the details")
+            self.send(broken(RequestBroken(request_id=message.request_id, error=inside)))
+
+    def _admit(self, message: controller_pb2.Submit) -> None:
+        if message.request_id in self._requests:
+            raise DuplicateRequestError(f"request {message.request_id} is under way; use another request_id")
+        request = to_request(message, time.monotonic_ns())
+        self._requests[request.request_id] = self._groups.submit(request, self._on_event)
 
     def _cancel(self, message: controller_pb2.Cancel) -> None:
         group = self._requests.get(message.request_id)

@@ -56,7 +56,6 @@ class Group:
         self._sinks: dict[str, Sink] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._is_draining = False
         self._is_closed = False
         self._detail = ""
         self._progress: dict[int, float] = {}
@@ -108,20 +107,24 @@ class Group:
         while True:
             await self._wait_for_members()
             try:
-                await self._run_epoch(_by_rank(self._members))
+                await self._guarded_epoch(_by_rank(self._members))
             except GroupFailedError as error:
                 if self._is_closed:  # the failure came with the cancel, and a TaskGroup raises it in the cancel's place
                     return
                 await self._failed(error)
 
     async def drain(self, limit_s: float) -> tuple[int, int]:
-        """Take no new work, finish what is under way within the limit; return (finished, abandoned)."""
-        self._is_draining = True
+        """Take no new work until the next epoch, finish what is under way within the limit.
+
+        Returns:
+            Requests that were finished, and requests that were not.
+        """
         if self.state is GroupState.SERVING:
             self._set_state(GroupState.DRAINING)
         before = len(self._sinks)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
         return before - len(self._sinks), len(self._sinks)
 
     def status(self) -> GroupStatus:
@@ -169,6 +172,16 @@ class Group:
             await self._members_changed.wait()
             self._members_changed.clear()
 
+    async def _guarded_epoch(self, members: Sequence[Member]) -> None:
+        """Run an epoch; whatever it breaks on ends this group's epoch alone."""
+        try:
+            await self._run_epoch(members)
+        except GroupFailedError:
+            raise
+        except Exception as error:
+            _LOG.exception("an epoch failed inside", extra={"group": self.name, "epoch": self._last_epoch})
+            raise GroupFailedError("the controller failed inside; its log has the details") from error
+
     async def _run_epoch(self, members: Sequence[Member]) -> None:
         self._last_epoch = await self._membership.next_epoch(self.name)
         fence = Fence(leader_term=self._membership.leader_term, group=self.name, epoch=self._last_epoch)
@@ -189,11 +202,10 @@ class Group:
             self._epoch = epoch
             self._say("")
             self._num_failures = 0
-            self._set_state(GroupState.DRAINING if self._is_draining else GroupState.SERVING)
+            self._set_state(GroupState.SERVING)
             await epoch.serve()
         finally:
             self._epoch = None
-            self._is_draining = False
             self._say(f"epoch {self._last_epoch} is ending")
             self._set_state(GroupState.WAITING)
             error = GroupFailedError(f"group {self.name} lost a rank; try again", retry_after_s=RETRY_S)
@@ -220,7 +232,8 @@ class Group:
         delay_s = min(RETRY_S * 2**self._num_failures, MAX_RETRY_S)
         self._num_failures += 1
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._members_changed.wait(), delay_s)
+            async with asyncio.timeout(delay_s):
+                await self._members_changed.wait()
 
     def _deliver(self, events: Sequence[Event]) -> None:
         if self._epoch is not None:

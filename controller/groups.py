@@ -57,6 +57,11 @@ class Groups:
                 raise InvalidRequestError(
                     f"device {member.device_id} belongs to group {other.group}; one group for each set of devices"
                 )
+            if other.model.name == member.model.name and other.model.fingerprint != member.model.fingerprint:
+                raise InvalidRequestError(
+                    f"another model is served as {member.model.name!r} ({other.model.fingerprint[:8]}, this one is "
+                    f"{member.model.fingerprint[:8]}); start this worker with another --model-name"
+                )
             if other.group == member.group and _kind(other) != _kind(member):
                 raise InvalidRequestError(
                     f"group {member.group} holds {_describe(other)}, this worker {_describe(member)}; "

@@ -86,6 +86,8 @@ class RankLink:
                     return _to_joined(response.joined)
         except grpc.aio.AioRpcError as error:
             raise self._failed(error) from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from error
         raise GroupFailedError(f"{self._name} ended JoinGroup without a result")
 
     async def attach(self, fence: Fence) -> None:
@@ -116,6 +118,8 @@ class RankLink:
                         raise GroupFailedError(f"{self._name} failed: {from_message(response.failure).message}")
         except grpc.aio.AioRpcError as error:
             raise self._failed(error) from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from error
         raise GroupFailedError(f"{self._name} closed its stream")
 
     async def leave(self, fence: Fence) -> None:
@@ -143,9 +147,16 @@ class RankLink:
             await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise GroupFailedError(f"{self._name} closed its stream") from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from error
+
+    def _cancelled(self, error: asyncio.CancelledError) -> BaseException:
+        """Tell our own cancel from the rank's: gRPC raises the same for status CANCELLED."""
+        task = asyncio.current_task()
+        return error if task is not None and task.cancelling() else RankLostError(self, "ended the call")
 
     def _failed(self, error: grpc.aio.AioRpcError) -> GroupFailedError:
-        lost = error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        lost = error.code() is grpc.StatusCode.UNAVAILABLE
         reason = "is lost" if lost else f"failed: {from_rpc_error(error).message}"
         return RankLostError(self, reason) if lost else GroupFailedError(f"{self._name} {reason}")
 

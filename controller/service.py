@@ -41,7 +41,9 @@ class ControllerService:
 
     async def wait(self) -> None:
         """Raise if one of the controller's own tasks fails; they never end well."""
-        await asyncio.gather(*self._tasks)
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)  # cancels none of them
+        for task in done:
+            task.result()
 
     async def drain(self) -> None:
         """Take no new work; finish what is under way."""

@@ -65,7 +65,8 @@ async def run_service(service: Service, *, stop_limit_s: float) -> None:
         await first_of(service.wait(), asked.wait())
         if asked.is_set():
             _LOG.info("draining; a second signal stops at once")
-            await first_of(asyncio.wait_for(service.drain(), stop_limit_s), again.wait())
+            async with asyncio.timeout(stop_limit_s):
+                await first_of(service.drain(), again.wait())
     except TimeoutError:
         _LOG.warning("the drain's limit is over", extra={"limit_s": stop_limit_s})
     finally:

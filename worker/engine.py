@@ -100,8 +100,9 @@ class Engine:
     def abort(self) -> None:
         """Make a `join` or `run` under way end with an error."""
         self._aborted.set()
-        if self._communicator is not None:
-            self._communicator.abort()
+        communicator = self._communicator  # the launching thread may let go of it meanwhile
+        if communicator is not None:
+            communicator.abort()
 
     def leave(self) -> None:
         """Let go of the epoch; weights stay."""

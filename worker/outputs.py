@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from liger.schedule import ItemResult, Logprob
 from worker.inputs import BatchInputs
 from worker.sampling.likelihood import joined_likelihood, shard_likelihood
 from worker.shards.shard import Shard
+
+_SCORED_AT_ONCE: Final = 256  # tokens whose logits are held at once: each is a row as wide as the vocabulary
 
 
 class EncodeOutputs:
@@ -63,8 +66,10 @@ class EncodeOutputs:
     def _candidates(self, shard: Shard, hidden: Tensor) -> Tensor:
         if not self._scored:
             return torch.zeros(1, 4)
-        return shard_likelihood(
-            shard.logits(hidden[self._scored]), self._targets, range(shard.vocab_start, shard.vocab_end)
+        rows = range(shard.vocab_start, shard.vocab_end)
+        spans = [slice(first, first + _SCORED_AT_ONCE) for first in range(0, len(self._scored), _SCORED_AT_ONCE)]
+        return torch.cat(
+            [shard_likelihood(shard.logits(hidden[self._scored[span]]), self._targets[span], rows) for span in spans]
         )
 
 

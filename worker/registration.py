@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Final
 
 import grpc
@@ -45,18 +46,17 @@ class Registration:
                 await asyncio.sleep(ttl_s / 3)
                 ttl_s = await self._renew(ttl_s)
 
-    async def leave(self, drain_limit_s: float) -> None:
-        """Let the group finish what is under way, then give the lease back; a controller that is gone is fine."""
-        if self._lease_id is None:
-            return
-        drain = controller_pb2.DrainRequest(group=self._request.group, timeout_s=drain_limit_s)
-        revoke = controller_pb2.RevokeLeaseRequest(lease_id=self._lease_id)
-        try:
-            await self._stub.Drain(drain, timeout=drain_limit_s + CALL_LIMIT_S)
-            await self._stub.RevokeLease(revoke, timeout=CALL_LIMIT_S)
-        except grpc.aio.AioRpcError as error:
-            _LOG.info("left without the controller", extra={"error": error.details()})
-        self._lease_id = None
+    async def drain_group(self, limit_s: float) -> None:
+        """Let the group finish what is under way; the lease must be renewed meanwhile. No controller is fine."""
+        drain = controller_pb2.DrainRequest(group=self._request.group, timeout_s=limit_s)
+        await self._tell("the group was not drained", self._stub.Drain(drain, timeout=limit_s + CALL_LIMIT_S))
+
+    async def revoke(self) -> None:
+        """Give the lease back, if there is one; `run` must have ended. No controller is fine."""
+        if self._lease_id is not None:
+            revoke = controller_pb2.RevokeLeaseRequest(lease_id=self._lease_id)
+            self._lease_id = None
+            await self._tell("the lease was not given back", self._stub.RevokeLease(revoke, timeout=CALL_LIMIT_S))
 
     async def close(self) -> None:
         """Close the channel."""
@@ -77,7 +77,7 @@ class Registration:
             return response.ttl_s
 
     async def _renew(self, ttl_s: float) -> float | None:
-        """Return the lease's new time to live, the old one if the controller is away, None if the lease is lost."""
+        """Return the lease's new time to live, or None if it must be registered anew."""
         assert self._lease_id is not None, "registered before"
         try:
             request = controller_pb2.RenewLeaseRequest(lease_id=self._lease_id)
@@ -86,6 +86,12 @@ class Registration:
             _LOG.warning("the lease was not renewed", extra={"error": error.details()})
             return None
         return response.ttl_s
+
+    async def _tell(self, failure: str, call: Awaitable[object]) -> None:
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            _LOG.warning(failure, extra={"error": error.details()})
 
     def _tell_waiting(self, error: grpc.aio.AioRpcError) -> None:
         if not self._is_told:

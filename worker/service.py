@@ -12,7 +12,7 @@ from worker.config import WorkerConfig
 from worker.rank import RankEngine
 from worker.registration import Registration
 from worker.servicer import WorkerServicer
-from worker.session import Session
+from worker.session import Session, SessionState
 
 SERVICE_NAME: Final = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 STOP_GRACE_S: Final = 1.0
@@ -50,14 +50,17 @@ class WorkerService:
     async def wait(self) -> None:
         """Raise if the controller refuses this worker; it never ends well."""
         assert self._task is not None, "started before"
-        await self._task
+        await asyncio.wait([self._task])  # being cancelled here must not end the registration
+        self._task.result()
 
     async def drain(self) -> None:
         """Let the group finish what is under way, then leave it."""
         assert self._task is not None and self._registration is not None, "started before"  # noqa: PT018
         await self._server.set_serving(False)
+        if self._session.state is SessionState.JOINED:  # a spare's group goes on without it
+            await self._registration.drain_group(self._config.drain_limit_s)
         self._task.cancel()
-        await self._registration.leave(self._config.drain_limit_s)
+        await self._registration.revoke()
 
     async def stop(self) -> None:
         """End the epoch and stop listening."""

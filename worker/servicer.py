@@ -58,6 +58,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             yield worker_pb2.ExecuteResponse(failure=to_message(error))
         finally:
             reader.cancel()
+            self._session.detach()
 
     async def Leave(self, request: worker_pb2.LeaveRequest, context: Context) -> worker_pb2.LeaveResponse:
         """End the epoch on this rank."""

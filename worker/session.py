@@ -45,6 +45,7 @@ class Session:
         self._outcomes: asyncio.Queue[WindowOutcome | LigerError] = asyncio.Queue()
         self._turn = asyncio.Lock()  # the engine joins and leaves one at a time
         self._last_executed = 0
+        self._is_attached = False
 
     async def join(self, plan: JoinPlan, progress: asyncio.Queue[tuple[str, float] | None]) -> Joined:
         """Begin an epoch; an older one that runs is ended first. Progress goes to the queue, then None.
@@ -76,7 +77,14 @@ class Session:
         """
         if self.state is not SessionState.JOINED or fence != self._fence:
             raise StaleFenceError(f"this rank has not joined epoch {fence.epoch} of group {fence.group}")
+        if self._is_attached:
+            raise StaleFenceError(f"epoch {fence.epoch} has its conversation already")
+        self._is_attached = True
         return self._last_executed
+
+    def detach(self) -> None:
+        """End the conversation that `attach` began."""
+        self._is_attached = False
 
     def learn(self, pattern: Pattern) -> None:
         """Keep a pattern.
@@ -163,11 +171,12 @@ class Session:
             self._windows.is_over = True
             self._outcomes.put_nowait(StaleFenceError("the epoch ended on this rank"))
         self._windows, self._guard = None, None
+        self.state = SessionState.IDLE
         try:
-            await asyncio.wait_for(asyncio.wrap_future(self._launcher.call(self._engine.leave)), STOP_LIMIT_S)
+            async with asyncio.timeout(STOP_LIMIT_S):
+                await asyncio.wrap_future(self._launcher.call(self._engine.leave))
         except TimeoutError:
             raise LigerError("the launching thread does not end; this worker must be started again") from None
-        self.state = SessionState.IDLE
 
 
 def _post(loop: asyncio.AbstractEventLoop, items: asyncio.Queue[ItemT], item: ItemT) -> None:

@@ -12,6 +12,7 @@ from liger.v1 import controller_pb2, types_pb2
 
 MAX_SAMPLES = 64
 MAX_LOGPROBS = 20
+LEAST_TEMPERATURE = 1e-5  # below it logits overflow; the likeliest token would be drawn anyway
 MAX_TIMEOUT_S = 1e7  # a third of a year; more would not fit the clock's nanoseconds for long
 
 _OUTPUTS = {
@@ -113,7 +114,7 @@ def to_sampling(message: types_pb2.SamplingParameters, logprobs: int | None) -> 
         if not holds:
             raise InvalidRequestError(f"{name} is out of its range", field=f"generate.sampling.{name}")
     return Sampling(
-        temperature=message.temperature,
+        temperature=message.temperature if message.temperature >= LEAST_TEMPERATURE else 0.0,
         top_k=message.top_k,
         top_p=top_p,
         min_p=message.min_p,
@@ -143,8 +144,8 @@ def _item(item: controller_pb2.EncodeWork.Item, head: controller_pb2.EncodeHead)
 def _output(item: controller_pb2.EncodeWork.Item, head: controller_pb2.EncodeHead) -> EncodeOutput:
     match head.WhichOneof("kind"):
         case "pool":
-            if head.pool.pooling == types_pb2.POOLING_UNSPECIFIED:
-                raise InvalidRequestError("pooling must be named", field="encode.head.pool.pooling")
+            if head.pool.pooling not in set(map(int, Pooling)):
+                raise InvalidRequestError("pooling must be one that is known", field="encode.head.pool.pooling")
             pooling = Pooling(head.pool.pooling)
             return PoolOutput(pooling=pooling, normalize=head.pool.normalize, dimensions=head.pool.dimensions)
         case "classify":

@@ -4,7 +4,8 @@ The classes are decode, prefill and encode. The class that was served longest ag
 none starves; inside a class, higher priority goes first, then first come first served.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from controller.core.batch import Batch, EncodeEntry
@@ -24,10 +25,19 @@ class BatchLimits:
     max_sequences: int  # rows of the sequence table, so sequences in work
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A discriminative request, as its queued inputs see it."""
+
+    num_queued: int
+    is_dropped: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Waiting:
     entry: EncodeEntry
     item: EncodeItem
+    asked: _Asked
 
 
 class BatchManager:
@@ -39,6 +49,7 @@ class BatchManager:
         self._limits = limits
         self._waiting: PriorityQueue[Sequence] = PriorityQueue()
         self._encode: PriorityQueue[_Waiting] = PriorityQueue()
+        self._asked: dict[str, _Asked] = {}  # requests with queued inputs
         self._free_rows = list(range(limits.max_sequences - 1, -1, -1))
         self._freed_rows: list[int] = []
         self._turns: list[tuple[BatchKind, Callable[[int, int], Batch | None]]] = [
@@ -51,21 +62,25 @@ class BatchManager:
     @property
     def num_waiting(self) -> int:
         """Sequences and inputs that hold nothing yet."""
-        return len(self._waiting) + len(self._encode)
+        num_sequences = sum(sequence.state is SequenceState.WAITING for sequence in self._waiting)
+        return num_sequences + sum(asked.num_queued for asked in self._asked.values())
 
     def add_sequence(self, sequence: Sequence, priority: int) -> None:
         """Queue a sequence."""
         self._waiting.push(sequence, priority)
 
-    def add_items(self, request_id: str, items: Iterable[EncodeItem], priority: int) -> None:
+    def add_items(self, request_id: str, items: Items[EncodeItem], priority: int) -> None:
         """Queue the inputs of a discriminative request."""
+        asked = self._asked[request_id] = _Asked(len(items))
         for number, item in enumerate(items):
-            self._encode.push(_Waiting(entry=EncodeEntry(request_id=request_id, item=number), item=item), priority)
+            entry = EncodeEntry(request_id=request_id, item=number)
+            self._encode.push(_Waiting(entry=entry, item=item, asked=asked), priority)
 
-    def drop(self, request_id: str) -> None:
-        """Forget what waits of a request; what runs is ended by its sequences."""
-        self._waiting.discard(lambda sequence: sequence.request_id == request_id)
-        self._encode.discard(lambda waiting: waiting.entry.request_id == request_id)
+    def drop_items(self, request_id: str) -> None:
+        """Forget the inputs that wait of a request; sequences are dropped by their ends."""
+        asked = self._asked.pop(request_id, None)
+        if asked is not None:
+            asked.is_dropped = True  # what is queued is skipped when its turn comes
 
     def next_batch(self, slot: int) -> Batch | None:
         """Form the batch that should run next in a free slot, or None if nothing can run."""
@@ -139,12 +154,20 @@ class BatchManager:
         start = _start(batch_id, BatchKind.DECODE, slot, rows)
         return Batch(start=start, num_tokens=len(sequences), sequences=sequences)
 
+    def _next_input(self) -> _Waiting | None:
+        while self._encode and self._encode.peek().asked.is_dropped:
+            self._encode.pop()
+        return self._encode.peek() if self._encode else None
+
     def _encode_batch(self, batch_id: int, slot: int) -> Batch | None:
         taken: list[_Waiting] = []
         budget = self._limits.max_batch_tokens
-        while self._encode and (not taken or len(self._encode.peek().item.token_ids) <= budget):
+        while (waiting := self._next_input()) is not None and (not taken or len(waiting.item.token_ids) <= budget):
             taken.append(self._encode.pop())
-            budget -= len(taken[-1].item.token_ids)
+            budget -= len(waiting.item.token_ids)
+            waiting.asked.num_queued -= 1
+            if waiting.asked.num_queued == 0:
+                del self._asked[waiting.entry.request_id]
         if not taken:
             return None
         rows = _encode_rows([waiting.item for waiting in taken])

@@ -1,7 +1,7 @@
 """A queue by priority, first come first served inside one."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -30,7 +30,5 @@ class PriorityQueue(Generic[ItemT]):
         """Return the item that goes next and take it off."""
         return heapq.heappop(self._heap)[2]
 
-    def discard(self, unwanted: Callable[[ItemT], bool]) -> None:
-        """Take off all items for which `unwanted` holds."""
-        self._heap = [entry for entry in self._heap if not unwanted(entry[2])]
-        heapq.heapify(self._heap)
+    def __iter__(self) -> Iterator[ItemT]:
+        return (item for _, _, item in self._heap)

@@ -15,6 +15,7 @@ from liger.domain import Fence, FinishReason
 from liger.errors import (
     DeadlineError,
     DuplicateRequestError,
+    GroupFailedError,
     InputTooLongError,
     InvalidRequestError,
     LigerError,
@@ -139,7 +140,7 @@ class Scheduler:
         """Take the outcome of the oldest unacknowledged window: rank 0's results with the slowest rank's timings."""
         published = self._published.popleft()
         if published.window.number != outcome.number:
-            raise LigerError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
+            raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
         self._charge(published.touched, outcome)
         results = {batch.batch_id: batch for batch in outcome.batches}
         events: list[Event] = []
@@ -160,6 +161,8 @@ class Scheduler:
             if kinds and kinds >= self._limits.num_token_types:
                 raise InvalidRequestError(f"token type {kinds} is not one of {self._limits.num_token_types}")
             return
+        if max(request.work.stop_token_ids, default=0) >= self._limits.vocabulary_size:
+            raise InvalidRequestError(f"a stop token is outside the vocabulary of {self._limits.vocabulary_size}")
         length = len(request.work.prompt_token_ids) + request.work.max_tokens
         if length > limit:
             raise InputTooLongError(f"prompt and max_tokens make {length} tokens, the model takes {limit}")
@@ -225,12 +228,15 @@ class Scheduler:
 
     def _commit_batch(self, batch: Batch, result: BatchOutcome | None, now_ns: int) -> list[Event]:
         if result is None:
-            raise LigerError(f"rank 0 acknowledged batch {batch.batch_id} without its results")
+            raise GroupFailedError(f"rank 0 acknowledged batch {batch.batch_id} without its results")
         if batch.entries:
             return self._commit_items(batch, result, now_ns)
         drawing = [sequence for sequence, draws in zip(batch.sequences, _draws(batch), strict=True) if draws]
         if len(drawing) != len(result.token_ids):
-            raise LigerError(f"batch {batch.batch_id} draws {len(drawing)} tokens, {len(result.token_ids)} came")
+            raise GroupFailedError(f"batch {batch.batch_id} draws {len(drawing)} tokens, {len(result.token_ids)} came")
+        asking = sum(sequence.sampling.logprobs is not None for sequence in drawing)
+        if asking != len(result.logprobs):
+            raise GroupFailedError(f"batch {batch.batch_id} gives {asking} likelihoods, {len(result.logprobs)} came")
         logprobs = iter(result.logprobs)
         events: list[Event] = []
         for sequence in batch.sequences:
@@ -261,7 +267,9 @@ class Scheduler:
 
     def _commit_items(self, batch: Batch, result: BatchOutcome, now_ns: int) -> list[Event]:
         if len(batch.entries) != len(result.items):
-            raise LigerError(f"batch {batch.batch_id} has {len(batch.entries)} inputs, {len(result.items)} came back")
+            raise GroupFailedError(
+                f"batch {batch.batch_id} has {len(batch.entries)} inputs, {len(result.items)} came back"
+            )
         events: list[Event] = []
         for part, item in zip(batch.entries, result.items, strict=True):
             entry = self._ledger.find(part.request_id)
@@ -280,7 +288,7 @@ class Scheduler:
         return [RequestEnded(request_id=entry.request.request_id, account=entry.account(now_ns))]
 
     def _break(self, entry: Entry, error: LigerError) -> list[Event]:
-        self._batches.drop(entry.request.request_id)
+        self._batches.drop_items(entry.request.request_id)
         for sequence in entry.sequences:
             if sequence.finish_reason is None:
                 self._end(sequence, FinishReason.CANCELLED)

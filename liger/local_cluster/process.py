@@ -89,7 +89,8 @@ class ServiceProcess:
         if self._transport is not None and self.exit_code is None:
             self._transport.send_signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self.wait()
         await self.kill()
 
     async def kill(self) -> None:

@@ -35,6 +35,8 @@ def to_card(message: types_pb2.ModelInfo) -> ModelCard:
     known = [Task(task) for task in message.tasks if task in set(map(int, Task))]
     if not message.name or not known or message.max_length < 1 or message.vocabulary_size < 1:
         raise InvalidRequestError("a model needs a name, a known task, a length and a vocabulary", field="model")
+    if message.default_pooling and message.default_pooling not in set(map(int, Pooling)):
+        raise InvalidRequestError("the default pooling is not one that is known", field="model.default_pooling")
     return ModelCard(
         name=message.name,
         architecture=message.architecture,

@@ -1,6 +1,7 @@
 """Listens: a `grpc.aio` server with health, reflection and errors from the one table."""
 
 import inspect
+import ipaddress
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,7 +30,6 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, int]]] = (
 )
 
 _ADDRESS: Final = re.compile(r".+:\d{1,5}")
-_LOOPBACK: Final = ("127.", "localhost", "[::1]", "unix:")
 
 
 class RpcServer:
@@ -98,7 +98,11 @@ class RpcServer:
 
 def is_loopback(address: str) -> bool:
     """Tell whether host:port can be reached from this machine alone."""
-    return address.startswith(_LOOPBACK)
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):

@@ -52,7 +52,8 @@ _BY_CODE: Final = {
 
 def code_of(error: errors.LigerError) -> int:
     """Return the `google.rpc.Code` number of an error."""
-    number: int = STATUS_CODES[type(error)].value[0]
+    known = next(kind for kind in type(error).__mro__ if kind in STATUS_CODES)
+    number: int = STATUS_CODES[known].value[0]
     return number
 
 

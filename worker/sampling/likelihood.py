@@ -16,7 +16,7 @@ def top_logprobs(logprobs: Tensor, token_ids: Sequence[int], wanted: Sequence[in
         token_ids: One a row.
         wanted: Rivals of each row.
     """
-    count = max(wanted)
+    count = min(max(wanted), logprobs.shape[-1])
     values, ids = logprobs.topk(count, dim=-1) if count else (logprobs[:, :0], logprobs[:, :0].long())
     own = logprobs.gather(-1, torch.tensor(token_ids, device=logprobs.device).unsqueeze(-1)).squeeze(-1)
     return tuple(

@@ -214,7 +214,8 @@ async def test_a_draining_group_finishes_and_takes_no_more(stack):
 @pytest.mark.parametrize(
     ("card", "config", "reason"),
     [
-        (replace(CARD, fingerprint="other"), {}, "holds m"),
+        (replace(CARD, fingerprint="other"), {}, "another model is served as"),
+        (replace(CARD, dtype="bfloat16"), {}, "holds m"),
         (CARD, {"tp_size": 2}, "tp 2"),
     ],
 )

@@ -189,7 +189,7 @@ def test_a_refused_call_raises_what_the_gateway_raised(client: Client) -> None:
 def test_a_gateway_that_is_not_there_is_named_with_its_address() -> None:
     with (
         Client("127.0.0.1:9", timeout_s=20) as client,
-        pytest.raises(UnavailableError, match=r"127.0.0.1:9; is it run"),
+        pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9: it does not run"),
     ):
         client.list_models()
 
