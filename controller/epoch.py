@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from controller.config import ControllerConfig
+from controller.core.admission import ModelLimits
 from controller.core.batch_manager import BatchLimits, BatchManager
 from controller.core.block_manager import BlockManager
 from controller.core.events import Event
@@ -112,9 +113,11 @@ def _limits(config: ControllerConfig, depth: int, member: Member) -> SchedulerLi
         depth=depth,
         windows_ahead=config.windows_ahead,
         max_requests=config.max_requests,
-        max_length=member.model.max_length,
-        vocabulary_size=member.model.vocabulary_size,
-        num_token_types=member.model.num_token_types,
+        model=ModelLimits(
+            max_length=member.model.max_length,
+            vocabulary_size=member.model.vocabulary_size,
+            num_token_types=member.model.num_token_types,
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 
+from controller.core.admission import ModelLimits, check_fits
 from controller.core.batch import Batch
 from controller.core.batch_manager import BatchManager
 from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, TokensMade
@@ -16,8 +17,6 @@ from liger.errors import (
     DeadlineError,
     DuplicateRequestError,
     GroupFailedError,
-    InputTooLongError,
-    InvalidRequestError,
     LigerError,
     OverloadedError,
     RequestCancelledError,
@@ -32,9 +31,7 @@ class SchedulerLimits:
     depth: int  # batches in flight
     windows_ahead: int  # windows published and not acknowledged, at most
     max_requests: int  # requests under way, at most
-    max_length: int  # tokens of a sequence, prompt and output together
-    vocabulary_size: int  # token ids are below it
-    num_token_types: int = 0  # token type ids are below it; 0 if the model knows none
+    model: ModelLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +78,13 @@ class Scheduler:
         Raises:
             OverloadedError: Too many requests are under way.
             DuplicateRequestError: One with this id is under way.
-            InputTooLongError: It can never run: longer than the context or the KV cache.
+            InvalidRequestError: It can never run (see `check_fits`).
         """
         if request.request_id in self._ledger:
             raise DuplicateRequestError(f"request {request.request_id} is under way; use another request_id")
         if len(self._ledger) >= self._limits.max_requests:
             raise OverloadedError(f"{self._limits.max_requests} requests are under way; try again", retry_after_s=1.0)
-        self._check_fits(request)
+        check_fits(request, self._limits.model, self._batches.blocks)
         entry = self._ledger.open(request, now_ns)
         match request.work:
             case GenerateWork() as work:
@@ -147,31 +144,6 @@ class Scheduler:
         for batch in published.ended:
             events += self._commit_batch(batch, results.get(batch.batch_id), now_ns)
         return events
-
-    def _check_fits(self, request: Request) -> None:
-        limit, blocks = self._limits.max_length, self._batches.blocks
-        if request.highest_token_id >= self._limits.vocabulary_size:
-            known = self._limits.vocabulary_size
-            raise InvalidRequestError(f"token id {request.highest_token_id} is outside the vocabulary of {known}")
-        if isinstance(request.work, EncodeWork):
-            longest = max(len(item.token_ids) for item in request.work.items)
-            if longest > limit:
-                raise InputTooLongError(f"an input has {longest} tokens, the model takes {limit}")
-            kinds = max((max(item.token_type_ids, default=0) for item in request.work.items), default=0)
-            if kinds and kinds >= self._limits.num_token_types:
-                raise InvalidRequestError(f"token type {kinds} is not one of {self._limits.num_token_types}")
-            return
-        if max(request.work.stop_token_ids, default=0) >= self._limits.vocabulary_size:
-            raise InvalidRequestError(f"a stop token is outside the vocabulary of {self._limits.vocabulary_size}")
-        length = len(request.work.prompt_token_ids) + request.work.max_tokens
-        if length > limit:
-            raise InputTooLongError(f"prompt and max_tokens make {length} tokens, the model takes {limit}")
-        if blocks.blocks_for(length - 1) > blocks.num_blocks:
-            room = blocks.num_blocks * blocks.block_size
-            raise InputTooLongError(
-                f"prompt and max_tokens make {length} tokens, the KV cache holds {room}; ask for fewer max_tokens, "
-                "or start the workers with a larger --kv-cache-gib"
-            )
 
     def _fill(self) -> None:
         while len(self._in_flight) < self._limits.depth:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from controller.core.admission import ModelLimits
 from controller.core.batch_manager import BatchLimits, BatchManager
 from controller.core.block_manager import BlockManager
 from controller.core.planner import Planner
@@ -58,8 +59,7 @@ def make_scheduler(
             depth=1,
             windows_ahead=windows_ahead,
             max_requests=max_requests,
-            max_length=max_length,
-            vocabulary_size=1000,
+            model=ModelLimits(max_length=max_length, vocabulary_size=1000),
         ),
         planner=Planner(FORWARDS),
         batches=BatchManager(limits, blocks),
