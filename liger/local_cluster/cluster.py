@@ -101,7 +101,7 @@ class LocalCluster:
             if ended not in self._stages[_WORKERS] or restarts[ended.name] == _MAX_RESTARTS:
                 raise ended.failure()
             restarts[ended.name] += 1
-            on_event(f"{ended.name} ended ({ended.ending}) and is started again; its group forms anew then")
+            on_event(f"{ended.name} ended ({ended.ending}) and is started again; its group then forms anew")
             await ended.start(self.spec.start_limit_s)
             on_event(f"{ended.name} is back")
 

@@ -40,6 +40,8 @@ class SimulatedEngine:
     def __init__(self, card: ModelCard = CARD, spoil: Callable[[WindowOutcome], WindowOutcome] | None = None) -> None:
         self.card = card
         self.join_error: Exception | None = None
+        self.block_size = 4
+        self.forwards = FORWARDS
         self.epochs: list[int] = []
         self.num_leaves = 0
         self._rank = SimulatedRank()
@@ -53,7 +55,7 @@ class SimulatedEngine:
         self._plan = plan
         self._rank = SimulatedRank(fence=plan.fence, num_slots=plan.num_slots)
         self.epochs.append(plan.fence.epoch)
-        return Joined(forwards=FORWARDS, num_blocks=64, block_size=4, weight_bytes=10, kv_bytes=20)
+        return Joined(forwards=self.forwards, num_blocks=64, block_size=self.block_size, weight_bytes=10, kv_bytes=20)
 
     def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
         assert self._plan is not None
@@ -75,7 +77,8 @@ class SimulatedEngine:
 class Stack:
     """One controller with any workers."""
 
-    def __init__(self, controller: str, folder: Path) -> None:
+    def __init__(self, service: ControllerService, controller: str, folder: Path) -> None:
+        self.service = service
         self.address = controller
         self.channel = open_channel(controller)
         self.stub = controller_pb2_grpc.ControllerServiceStub(self.channel)
@@ -163,7 +166,7 @@ async def running_stack(tmp_path: Path, capsys_out: Callable[[], str], **config:
     service = ControllerService(ControllerConfig(listen="127.0.0.1:0", **config))
     await service.start()
     address = capsys_out().strip().rsplit(" ", 1)[-1]
-    stack = Stack(address, tmp_path)
+    stack = Stack(service, address, tmp_path)
     try:
         yield stack
     finally:
