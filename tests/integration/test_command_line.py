@@ -162,7 +162,7 @@ def test_a_used_port_is_told_by_the_service_that_wanted_it(up):
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"gateway did not start: cannot listen on 127.0.0.1:{port}: the port is in use" in done.stderr
 
 
