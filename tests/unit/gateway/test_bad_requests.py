@@ -68,6 +68,11 @@ BAD_GENERATIONS = {
     "empty text": (pb.GenerateRequest(model="chat", text=""), "text", "is empty"),
     "no token ids": (generate(token_ids={"ids": []}), "token_ids", "is empty"),
     "id outside the vocabulary": (generate(token_ids={"ids": [5, 500]}), "token_ids", "holds 500"),
+    "an empty last turn": (
+        pb.GenerateRequest(model="chat", chat={"messages": [{"role": "user", "content": ""}]}),
+        "chat.messages",
+        "empty",
+    ),
     "no turns": (pb.GenerateRequest(model="chat", chat={}), "chat.messages", "0 entries"),
     "turn without role": (
         pb.GenerateRequest(model="chat", chat={"messages": [{"content": "x"}]}),
