@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-from controller.codec.ranks import from_fence, from_pattern, from_window, to_forwards, to_outcome
+from controller.codec.ranks import from_pattern, from_window, to_forwards, to_outcome
 from controller.core.planner import Forwards
 from controller.membership.base import Member
 from liger.domain import Fence
 from liger.errors import GroupFailedError
 from liger.rpc.channel import open_channel
 from liger.rpc.status import from_message, from_rpc_error
+from liger.rpc.values import from_fence
 from liger.schedule import Pattern, Window, WindowOutcome
 from liger.v1 import worker_pb2, worker_pb2_grpc
 

@@ -17,6 +17,7 @@ from gateway.work import (
 )
 from liger.client.results import Placement, Timings, Usage
 from liger.domain import ClassifyOutput, FinishReason, Pooling, PoolOutput, Task
+from liger.rpc.values import from_sampling, to_logprob
 from liger.schedule import Logprob
 from liger.v1 import controller_pb2 as pb
 from liger.v1 import types_pb2
@@ -109,28 +110,14 @@ def to_done(message: pb.RequestFinished) -> RequestDone:
 
 def to_logprobs(messages: Iterable[types_pb2.TokenLogprob]) -> tuple[Logprob, ...]:
     """Return tokens' likelihoods."""
-    return tuple(
-        Logprob(
-            token_id=item.token_id,
-            logprob=item.logprob,
-            top_token_ids=tuple(item.top_token_ids),
-            top_logprobs=tuple(item.top_logprobs),
-        )
-        for item in messages
-    )
+    return tuple(map(to_logprob, messages))
 
 
 def _generate(work: GenerateWork) -> pb.GenerateWork:
     sampling = work.sampling
     return pb.GenerateWork(
         prompt_token_ids=work.prompt_token_ids,
-        sampling=types_pb2.SamplingParameters(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-        ),
+        sampling=from_sampling(sampling),
         num_samples=work.num_samples,
         max_tokens=work.max_tokens,
         min_tokens=work.min_tokens,

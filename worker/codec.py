@@ -15,6 +15,7 @@ from liger.domain import (
     ScoreOutput,
 )
 from liger.errors import InvalidRequestError, NotServedError, ScheduleRefusedError
+from liger.rpc.values import from_fence, from_logprob
 from liger.schedule import (
     BatchOutcome,
     BatchRows,
@@ -22,7 +23,6 @@ from liger.schedule import (
     BlockAppends,
     DecodeRows,
     EncodeRows,
-    Logprob,
     Pattern,
     Piece,
     PrefillRows,
@@ -45,11 +45,6 @@ def to_fence(message: types_pb2.Fence) -> Fence:
     if not message.group or message.epoch < 1:
         raise InvalidRequestError("a fence needs a group and an epoch from 1", field="fence")
     return Fence(leader_term=message.leader_term, group=message.group, epoch=message.epoch)
-
-
-def from_fence(fence: Fence) -> types_pb2.Fence:
-    """Return a fence as a message."""
-    return types_pb2.Fence(leader_term=fence.leader_term, group=fence.group, epoch=fence.epoch)
 
 
 def to_join_plan(message: worker_pb2.JoinGroupRequest) -> JoinPlan:
@@ -280,18 +275,8 @@ def _from_batch(batch: BatchOutcome) -> worker_pb2.BatchResult:
     return worker_pb2.BatchResult(
         batch_id=batch.batch_id,
         token_ids=batch.token_ids,
-        logprobs=map(_from_logprob, batch.logprobs),
+        logprobs=map(from_logprob, batch.logprobs),
         items=[
-            worker_pb2.ItemOutput(values=item.values, logprobs=map(_from_logprob, item.logprobs))
-            for item in batch.items
+            worker_pb2.ItemOutput(values=item.values, logprobs=map(from_logprob, item.logprobs)) for item in batch.items
         ],
-    )
-
-
-def _from_logprob(logprob: Logprob) -> types_pb2.TokenLogprob:
-    return types_pb2.TokenLogprob(
-        token_id=logprob.token_id,
-        logprob=logprob.logprob,
-        top_token_ids=logprob.top_token_ids,
-        top_logprobs=logprob.top_logprobs,
     )

@@ -7,7 +7,7 @@ from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Reque
 from liger.domain import ClassifyOutput, EncodeOutput, Fence, Pooling, PoolOutput, Sampling, ScoreOutput, Task
 from liger.errors import InvalidRequestError, NotServedError
 from liger.rpc.status import to_message
-from liger.schedule import Logprob
+from liger.rpc.values import from_logprob
 from liger.v1 import controller_pb2, types_pb2
 
 MAX_SAMPLES = 64
@@ -190,16 +190,6 @@ def _tokens(event: TokensMade) -> controller_pb2.SampleTokens:
         token_ids=event.token_ids,
         logprobs=[from_logprob(logprob) for logprob in event.logprobs],
         finish_reason=types_pb2.FinishReason.ValueType(event.finish_reason or 0),
-    )
-
-
-def from_logprob(logprob: Logprob) -> types_pb2.TokenLogprob:
-    """Return a token's likelihood as a message."""
-    return types_pb2.TokenLogprob(
-        token_id=logprob.token_id,
-        logprob=logprob.logprob,
-        top_token_ids=logprob.top_token_ids,
-        top_logprobs=logprob.top_logprobs,
     )
 
 

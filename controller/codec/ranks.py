@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 
 from controller.core.planner import Forwards
-from liger.domain import BatchKind, EncodeOutput, Fence, Lane, PoolOutput, Sampling, ScoreOutput, SegmentKind
+from liger.domain import BatchKind, EncodeOutput, Fence, Lane, PoolOutput, ScoreOutput, SegmentKind
 from liger.errors import GroupFailedError
+from liger.rpc.values import from_fence, from_sampling, to_logprob
 from liger.schedule import (
     BatchOutcome,
     BatchStart,
@@ -12,7 +13,6 @@ from liger.schedule import (
     DecodeRows,
     EncodeRows,
     ItemResult,
-    Logprob,
     Pattern,
     PrefillRows,
     Segment,
@@ -23,11 +23,6 @@ from liger.schedule import (
     WindowTimings,
 )
 from liger.v1 import types_pb2, worker_pb2
-
-
-def from_fence(fence: Fence) -> types_pb2.Fence:
-    """Return a fence as a message."""
-    return types_pb2.Fence(leader_term=fence.leader_term, group=fence.group, epoch=fence.epoch)
 
 
 def to_fence(message: types_pb2.Fence) -> Fence:
@@ -82,17 +77,6 @@ def _from_sequence_start(start: SequenceStart) -> worker_pb2.SequenceStart:
         stop_token_ids=start.stop_token_ids,
         logprobs=start.sampling.logprobs,
         output_token_ids=start.output_token_ids,
-    )
-
-
-def from_sampling(sampling: Sampling) -> types_pb2.SamplingParameters:
-    """Return how tokens are drawn as a message."""
-    return types_pb2.SamplingParameters(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
     )
 
 
@@ -206,14 +190,4 @@ def _to_batch(message: worker_pb2.BatchResult) -> BatchOutcome:
             ItemResult(values=tuple(item.values), logprobs=tuple(to_logprob(logprob) for logprob in item.logprobs))
             for item in message.items
         ),
-    )
-
-
-def to_logprob(message: types_pb2.TokenLogprob) -> Logprob:
-    """Return a token's likelihood."""
-    return Logprob(
-        token_id=message.token_id,
-        logprob=message.logprob,
-        top_token_ids=tuple(message.top_token_ids),
-        top_logprobs=tuple(message.top_logprobs),
     )
