@@ -34,6 +34,7 @@ class JoinPlan:
     num_slots: int
     max_batch_tokens: int
     num_rows: int
+    stage_layers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class RankLink:
             num_slots=plan.num_slots,
             max_batch_tokens=plan.max_batch_tokens,
             num_rows=plan.num_rows,
+            stage_layers=plan.stage_layers,
         )
         try:
             async for response in self._stub.JoinGroup(request, timeout=limit_s):

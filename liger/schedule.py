@@ -12,7 +12,8 @@ class Segment:
     kind: SegmentKind
     lane: Lane
     layer: int
-    peer: int | None = None
+    peer: int | None = None  # of sends and receives: the other stage
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Step:
     """One launch of a pattern."""
 
     operand: int  # which of the window's batches
-    segment: int  # which segment of that batch's forward
+    segment: int  # which segment of that batch's forward, from where the batch stands when the window begins
     lane: Lane
     piece: Piece | None = None
     participants: tuple[int, ...] = ()  # ranks that take part; empty for all
@@ -64,12 +65,22 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOutcome:
-    """What a batch gave, from rank 0."""
+    """What a batch gave."""
 
     batch_id: int
     token_ids: tuple[int, ...] = ()  # one for each row that samples, in row order
     logprobs: tuple[Logprob, ...] = ()  # of the rows that asked, in row order
     items: tuple[ItemResult, ...] = ()  # one for each input of an encode batch
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpan:
+    """When one step ran, in nanoseconds on the rank's own monotonic clock."""
+
+    window: int  # it was launched in: the one that is acknowledged, or for exchanges an earlier one
+    step: int  # its place in that window's pattern
+    begin_ns: int
+    end_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +90,11 @@ class WindowTimings:
     started_ns: int = 0
     ended_ns: int = 0
     compute_ns: int = 0
-    communication_ns: int = 0
-    exposed_ns: int = 0
-    step_starts_ns: tuple[int, ...] = ()
-    step_ends_ns: tuple[int, ...] = ()
+    communication_ns: int = 0  # of the exchanges that ended since the last window's end
+    exposed_ns: int = 0  # the compute lane waited
+    batch_compute_ns: tuple[int, ...] = ()  # by operand
+    batch_exposed_ns: tuple[int, ...] = ()  # by operand
+    spans: tuple[StepSpan, ...] = ()  # steps that ended since the last window's end; of timed windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,4 +188,4 @@ class WindowOutcome:
     launched_digest: int
     sampled_digest: int
     timings: WindowTimings
-    batches: tuple[BatchOutcome, ...] = ()  # rank 0 alone
+    batches: tuple[BatchOutcome, ...] = ()  # the first rank of the last stage alone

@@ -14,7 +14,7 @@ from liger.domain import (
     Sampling,
     ScoreOutput,
 )
-from liger.errors import InvalidRequestError, NotServedError, ScheduleRefusedError
+from liger.errors import InvalidRequestError, ScheduleRefusedError
 from liger.rpc.values import from_fence, from_logprob
 from liger.schedule import (
     BatchOutcome,
@@ -29,6 +29,7 @@ from liger.schedule import (
     Segment,
     SequenceStart,
     Step,
+    StepSpan,
     Window,
     WindowOutcome,
 )
@@ -52,12 +53,13 @@ def to_join_plan(message: worker_pb2.JoinGroupRequest) -> JoinPlan:
 
     Raises:
         InvalidRequestError: Sizes and places do not fit one another.
-        NotServedError: It asks for pipeline stages.
     """
-    if message.pp_size != 1:
-        raise NotServedError("pipeline stages are not served yet", field="pp_size")
     if not 0 <= message.tp_rank < message.tp_size:
         raise InvalidRequestError(f"rank {message.tp_rank} is not among {message.tp_size} ranks", field="tp_rank")
+    if not 0 <= message.pp_stage < message.pp_size:
+        raise InvalidRequestError(f"stage {message.pp_stage} is not among {message.pp_size} stages", field="pp_stage")
+    if len(message.stage_layers) != message.pp_size or min(message.stage_layers) < 1:
+        raise InvalidRequestError("every stage needs a number of layers, at least 1", field="stage_layers")
     if not message.rendezvous_endpoint.rpartition(":")[2].isdigit():
         raise InvalidRequestError("rendezvous_endpoint must be host:port", field="rendezvous_endpoint")
     if message.num_slots < 1 or message.num_rows < 1:
@@ -72,6 +74,7 @@ def to_join_plan(message: worker_pb2.JoinGroupRequest) -> JoinPlan:
         num_slots=message.num_slots,
         max_batch_tokens=message.max_batch_tokens,
         num_rows=message.num_rows,
+        stage_layers=tuple(message.stage_layers),
     )
 
 
@@ -96,6 +99,7 @@ def _from_segment(segment: Segment) -> worker_pb2.SegmentDescriptor:
         lane=types_pb2.Lane.ValueType(segment.lane),
         layer=segment.layer,
         peer=segment.peer,
+        stage=segment.stage,
     )
 
 
@@ -263,12 +267,17 @@ def from_outcome(outcome: WindowOutcome) -> worker_pb2.ExecuteResponse:
             compute_ns=timings.compute_ns,
             communication_ns=timings.communication_ns,
             exposed_ns=timings.exposed_ns,
-            step_starts_ns=timings.step_starts_ns,
-            step_ends_ns=timings.step_ends_ns,
+            batch_compute_ns=timings.batch_compute_ns,
+            batch_exposed_ns=timings.batch_exposed_ns,
+            spans=map(_from_span, timings.spans),
         ),
         batches=[_from_batch(batch) for batch in outcome.batches],
     )
     return worker_pb2.ExecuteResponse(result=result)
+
+
+def _from_span(span: StepSpan) -> worker_pb2.StepSpan:
+    return worker_pb2.StepSpan(window=span.window, step=span.step, begin_ns=span.begin_ns, end_ns=span.end_ns)
 
 
 def _from_batch(batch: BatchOutcome) -> worker_pb2.BatchResult:

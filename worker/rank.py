@@ -24,6 +24,23 @@ class JoinPlan:
     num_slots: int
     max_batch_tokens: int
     num_rows: int  # of the sequence table
+    stage_layers: tuple[int, ...]  # layers of each stage
+
+    @property
+    def rank(self) -> int:
+        """This rank's place among all of the group."""
+        return self.pp_stage * self.tp_size + self.tp_rank
+
+    @property
+    def world_size(self) -> int:
+        """All ranks of the group."""
+        return self.tp_size * self.pp_size
+
+    @property
+    def layers(self) -> range:
+        """The layers of this rank's stage."""
+        start = sum(self.stage_layers[: self.pp_stage])
+        return range(start, start + self.stage_layers[self.pp_stage])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

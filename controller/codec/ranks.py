@@ -18,6 +18,7 @@ from liger.schedule import (
     Segment,
     SequenceStart,
     Step,
+    StepSpan,
     Window,
     WindowOutcome,
     WindowTimings,
@@ -157,6 +158,7 @@ def _to_segment(message: worker_pb2.SegmentDescriptor) -> Segment:
         lane=Lane(message.lane),
         layer=message.layer,
         peer=message.peer if message.HasField("peer") else None,
+        stage=message.stage,
     )
 
 
@@ -174,8 +176,9 @@ def to_outcome(message: worker_pb2.WindowResult) -> WindowOutcome:
             compute_ns=timings.compute_ns,
             communication_ns=timings.communication_ns,
             exposed_ns=timings.exposed_ns,
-            step_starts_ns=tuple(timings.step_starts_ns),
-            step_ends_ns=tuple(timings.step_ends_ns),
+            batch_compute_ns=tuple(timings.batch_compute_ns),
+            batch_exposed_ns=tuple(timings.batch_exposed_ns),
+            spans=tuple(StepSpan(span.window, span.step, span.begin_ns, span.end_ns) for span in timings.spans),
         ),
         batches=tuple(_to_batch(batch) for batch in message.batches),
     )

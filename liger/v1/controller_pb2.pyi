@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from liger.v1 import types_pb2 as _types_pb2
+from liger.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -874,6 +875,9 @@ class GroupStatus(_message.Message):
     NUM_WINDOWS_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    NUM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    PREDICTION_ERROR_FIELD_NUMBER: _builtins.int
+    HIDDEN_SHARE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Owner: worker configuration."""
     model: _builtins.str
@@ -904,6 +908,14 @@ class GroupStatus(_message.Message):
     """What is being waited for, or why the last epoch ended; for people. Owner: controller."""
     progress: _builtins.float
     """Share of the work of forming that is done, 0 to 1. Owner: slowest rank."""
+    num_in_flight: _builtins.int
+    """Batches in flight now. Owner: controller."""
+    prediction_error: _builtins.float
+    """Median relative error of the predicted durations of the last windows, 0 for exact; unset without predictions.
+    Owner: cost model.
+    """
+    hidden_share: _builtins.float
+    """Share of the last windows' communication that compute covered, 0 to 1; unset if there was none. Owner: ranks."""
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankStatus]:
         """The ranks, in order; those registered so far while waiting."""
@@ -927,12 +939,22 @@ class GroupStatus(_message.Message):
         num_windows: _builtins.int = ...,
         detail: _builtins.str = ...,
         progress: _builtins.float = ...,
+        num_in_flight: _builtins.int = ...,
+        prediction_error: _builtins.float | None = ...,
+        hidden_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share", "_prediction_error", b"_prediction_error", "hidden_share", b"hidden_share", "prediction_error", b"prediction_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "depth", b"depth", "detail", b"detail", "epoch", b"epoch", "model", b"model", "name", b"name", "num_blocks", b"num_blocks", "num_running", b"num_running", "num_used_blocks", b"num_used_blocks", "num_waiting", b"num_waiting", "num_windows", b"num_windows", "progress", b"progress", "ranks", b"ranks", "state", b"state", "strategy", b"strategy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share", "_prediction_error", b"_prediction_error", "block_size", b"block_size", "depth", b"depth", "detail", b"detail", "epoch", b"epoch", "hidden_share", b"hidden_share", "model", b"model", "name", b"name", "num_blocks", b"num_blocks", "num_in_flight", b"num_in_flight", "num_running", b"num_running", "num_used_blocks", b"num_used_blocks", "num_waiting", b"num_waiting", "num_windows", b"num_windows", "prediction_error", b"prediction_error", "progress", b"progress", "ranks", b"ranks", "state", b"state", "strategy", b"strategy", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hidden_share: _TypeAlias = _typing.Literal["hidden_share"]  # noqa: Y015
+    _WhichOneofArgType__hidden_share: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share"]  # noqa: Y015
+    _WhichOneofReturnType__prediction_error: _TypeAlias = _typing.Literal["prediction_error"]  # noqa: Y015
+    _WhichOneofArgType__prediction_error: _TypeAlias = _typing.Literal["_prediction_error", b"_prediction_error"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hidden_share) -> _WhichOneofReturnType__hidden_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prediction_error) -> _WhichOneofReturnType__prediction_error | None: ...
 
 Global___GroupStatus: _TypeAlias = GroupStatus  # noqa: Y015
 
@@ -1025,6 +1047,316 @@ class DrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
+class GetProfileRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group; empty for the only one. Owner: operator."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProfileRequest: _TypeAlias = GetProfileRequest  # noqa: Y015
+
+@_typing.final
+class GetProfileResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    PREDICTION_ERROR_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group. Owner: controller."""
+    prediction_error: _builtins.float
+    """Median relative error of the predicted durations of the last windows; unset without predictions. Owner: cost model."""
+    @_builtins.property
+    def table(self) -> _worker_pb2.ProfileTable:
+        """What its ranks measured; unset for a group that needs no profile. Owner: ranks."""
+
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]:
+        """Corrections that were learnt while serving. Owner: cost model."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        table: _worker_pb2.ProfileTable | None = ...,
+        corrections: _abc.Iterable[Global___Correction] | None = ...,
+        prediction_error: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_prediction_error", b"_prediction_error", "prediction_error", b"prediction_error", "table", b"table"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prediction_error", b"_prediction_error", "corrections", b"corrections", "group", b"group", "prediction_error", b"prediction_error", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__prediction_error: _TypeAlias = _typing.Literal["prediction_error"]  # noqa: Y015
+    _WhichOneofArgType__prediction_error: _TypeAlias = _typing.Literal["_prediction_error", b"_prediction_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prediction_error) -> _WhichOneofReturnType__prediction_error | None: ...
+
+Global___GetProfileResponse: _TypeAlias = GetProfileResponse  # noqa: Y015
+
+@_typing.final
+class Correction(_message.Message):
+    """What a predicted duration is multiplied with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    NUM_OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    batch: _types_pb2.BatchKind.ValueType
+    """Which batch kind's segment; UNSPECIFIED for exchanges. Owner: cost model."""
+    segment: _worker_pb2.SegmentKind.ValueType
+    """Which segment kind. Owner: cost model."""
+    factor: _builtins.float
+    """1 for none. Owner: cost model."""
+    num_observations: _builtins.int
+    """Observations it stands on. Owner: cost model."""
+    def __init__(
+        self,
+        *,
+        batch: _types_pb2.BatchKind.ValueType = ...,
+        segment: _worker_pb2.SegmentKind.ValueType = ...,
+        factor: _builtins.float = ...,
+        num_observations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "factor", b"factor", "num_observations", b"num_observations", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Correction: _TypeAlias = Correction  # noqa: Y015
+
+@_typing.final
+class ExplainPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PlannedBatch(_message.Message):
+        """A made-up batch."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        NUM_TOKENS_FIELD_NUMBER: _builtins.int
+        CONTEXT_FIELD_NUMBER: _builtins.int
+        kind: _types_pb2.BatchKind.ValueType
+        """What it does. Owner: operator."""
+        num_tokens: _builtins.int
+        """Its tokens, at least 1. Owner: operator."""
+        context: _builtins.int
+        """Tokens of context behind each. Owner: operator."""
+        def __init__(
+            self,
+            *,
+            kind: _types_pb2.BatchKind.ValueType = ...,
+            num_tokens: _builtins.int = ...,
+            context: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "kind", b"kind", "num_tokens", b"num_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group; empty for the only one. Owner: operator."""
+    depth: _builtins.int
+    """Batches in flight at once, at most; 0 takes the group's own. Owner: operator."""
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainPlanRequest.PlannedBatch]:
+        """Oldest first, at least one. Owner: operator."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        batches: _abc.Iterable[Global___ExplainPlanRequest.PlannedBatch] | None = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "depth", b"depth", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPlanRequest: _TypeAlias = ExplainPlanRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    MAKESPAN_NS_FIELD_NUMBER: _builtins.int
+    SERIAL_NS_FIELD_NUMBER: _builtins.int
+    FINISH_NS_FIELD_NUMBER: _builtins.int
+    COST_VERSION_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group. Owner: controller."""
+    makespan_ns: _builtins.int
+    """When the last span ends, in nanoseconds. Owner: planner."""
+    serial_ns: _builtins.int
+    """The same batches one after another, in nanoseconds. Owner: planner."""
+    cost_version: _builtins.int
+    """The cost table's version that it was planned with. Owner: cost model."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneSpan]:
+        """What runs when, from 0; a stage stands for all of its ranks. Owner: planner."""
+
+    @_builtins.property
+    def finish_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When each batch ends, in nanoseconds. Owner: planner."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        spans: _abc.Iterable[Global___LaneSpan] | None = ...,
+        makespan_ns: _builtins.int = ...,
+        serial_ns: _builtins.int = ...,
+        finish_ns: _abc.Iterable[_builtins.int] | None = ...,
+        cost_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_version", b"cost_version", "finish_ns", b"finish_ns", "group", b"group", "makespan_ns", b"makespan_ns", "serial_ns", b"serial_ns", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPlanResponse: _TypeAlias = ExplainPlanResponse  # noqa: Y015
+
+@_typing.final
+class LaneSpan(_message.Message):
+    """One segment, or a piece of one, on a lane."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    NUM_PIECES_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    BEGIN_NS_FIELD_NUMBER: _builtins.int
+    END_NS_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """The rank that ran it; in plans the stage. Owner: controller."""
+    lane: _types_pb2.Lane.ValueType
+    """Where it ran. Owner: planner."""
+    batch_id: _builtins.int
+    """For which batch. Owner: batch manager."""
+    batch: _types_pb2.BatchKind.ValueType
+    """What the batch does. Owner: batch manager."""
+    num_tokens: _builtins.int
+    """Tokens of the batch. Owner: batch manager."""
+    segment: _worker_pb2.SegmentKind.ValueType
+    """What ran. Owner: planner."""
+    layer: _builtins.int
+    """The layer it belongs to. Owner: worker."""
+    piece: _builtins.int
+    """Which piece of a decomposed segment, from 0. Owner: planner."""
+    num_pieces: _builtins.int
+    """Of how many; 1 for whole segments. Owner: planner."""
+    window: _builtins.int
+    """The window it was launched in; in plans the window's place, from 1. Owner: controller."""
+    begin_ns: _builtins.int
+    """In nanoseconds: of plans from their begin, of timelines on the rank's own monotonic clock. Owner: rank, planner."""
+    end_ns: _builtins.int
+    """Likewise. Owner: rank, planner."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        lane: _types_pb2.Lane.ValueType = ...,
+        batch_id: _builtins.int = ...,
+        batch: _types_pb2.BatchKind.ValueType = ...,
+        num_tokens: _builtins.int = ...,
+        segment: _worker_pb2.SegmentKind.ValueType = ...,
+        layer: _builtins.int = ...,
+        piece: _builtins.int = ...,
+        num_pieces: _builtins.int = ...,
+        window: _builtins.int = ...,
+        begin_ns: _builtins.int = ...,
+        end_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "begin_ns", b"begin_ns", "end_ns", b"end_ns", "lane", b"lane", "layer", b"layer", "num_pieces", b"num_pieces", "num_tokens", b"num_tokens", "piece", b"piece", "rank", b"rank", "segment", b"segment", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaneSpan: _TypeAlias = LaneSpan  # noqa: Y015
+
+@_typing.final
+class GetTimelineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    LAST_S_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group; empty for the only one. Owner: operator."""
+    last_s: _builtins.float
+    """How far back, in seconds; at most what the controller keeps. Owner: operator."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        last_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "last_s", b"last_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimelineRequest: _TypeAlias = GetTimelineRequest  # noqa: Y015
+
+@_typing.final
+class GetTimelineResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group. Owner: controller."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___LaneSpan]:
+        """What ran, by rank and begin. Owner: ranks."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        spans: _abc.Iterable[Global___LaneSpan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "spans", b"spans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015
 
 @_typing.final
 class RegisterRequest(_message.Message):

@@ -55,6 +55,21 @@ class ControllerServiceStub:
                 request_serializer=liger_dot_v1_dot_controller__pb2.DrainRequest.SerializeToString,
                 response_deserializer=liger_dot_v1_dot_controller__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.GetProfile = channel.unary_unary(
+                '/liger.v1.ControllerService/GetProfile',
+                request_serializer=liger_dot_v1_dot_controller__pb2.GetProfileRequest.SerializeToString,
+                response_deserializer=liger_dot_v1_dot_controller__pb2.GetProfileResponse.FromString,
+                _registered_method=True)
+        self.ExplainPlan = channel.unary_unary(
+                '/liger.v1.ControllerService/ExplainPlan',
+                request_serializer=liger_dot_v1_dot_controller__pb2.ExplainPlanRequest.SerializeToString,
+                response_deserializer=liger_dot_v1_dot_controller__pb2.ExplainPlanResponse.FromString,
+                _registered_method=True)
+        self.GetTimeline = channel.unary_unary(
+                '/liger.v1.ControllerService/GetTimeline',
+                request_serializer=liger_dot_v1_dot_controller__pb2.GetTimelineRequest.SerializeToString,
+                response_deserializer=liger_dot_v1_dot_controller__pb2.GetTimelineResponse.FromString,
+                _registered_method=True)
         self.Register = channel.unary_unary(
                 '/liger.v1.ControllerService/Register',
                 request_serializer=liger_dot_v1_dot_controller__pb2.RegisterRequest.SerializeToString,
@@ -104,6 +119,27 @@ class ControllerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProfile(self, request, context):
+        """Returns what the ranks of a group measured, and how well predictions from it hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPlan(self, request, context):
+        """Plans made-up batches as the group's planner would, without running them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTimeline(self, request, context):
+        """Returns what ran lately on every lane of a group.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Register(self, request, context):
         """Announces a rank and grants it a lease. Used when no etcd is configured.
         """
@@ -147,6 +183,21 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=liger_dot_v1_dot_controller__pb2.DrainRequest.FromString,
                     response_serializer=liger_dot_v1_dot_controller__pb2.DrainResponse.SerializeToString,
+            ),
+            'GetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfile,
+                    request_deserializer=liger_dot_v1_dot_controller__pb2.GetProfileRequest.FromString,
+                    response_serializer=liger_dot_v1_dot_controller__pb2.GetProfileResponse.SerializeToString,
+            ),
+            'ExplainPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlan,
+                    request_deserializer=liger_dot_v1_dot_controller__pb2.ExplainPlanRequest.FromString,
+                    response_serializer=liger_dot_v1_dot_controller__pb2.ExplainPlanResponse.SerializeToString,
+            ),
+            'GetTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTimeline,
+                    request_deserializer=liger_dot_v1_dot_controller__pb2.GetTimelineRequest.FromString,
+                    response_serializer=liger_dot_v1_dot_controller__pb2.GetTimelineResponse.SerializeToString,
             ),
             'Register': grpc.unary_unary_rpc_method_handler(
                     servicer.Register,
@@ -273,6 +324,87 @@ class ControllerService:
             '/liger.v1.ControllerService/Drain',
             liger_dot_v1_dot_controller__pb2.DrainRequest.SerializeToString,
             liger_dot_v1_dot_controller__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liger.v1.ControllerService/GetProfile',
+            liger_dot_v1_dot_controller__pb2.GetProfileRequest.SerializeToString,
+            liger_dot_v1_dot_controller__pb2.GetProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liger.v1.ControllerService/ExplainPlan',
+            liger_dot_v1_dot_controller__pb2.ExplainPlanRequest.SerializeToString,
+            liger_dot_v1_dot_controller__pb2.ExplainPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liger.v1.ControllerService/GetTimeline',
+            liger_dot_v1_dot_controller__pb2.GetTimelineRequest.SerializeToString,
+            liger_dot_v1_dot_controller__pb2.GetTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class ControllerServiceStub:
     """Describes groups, ranks and gateways."""
     Drain: _grpc.UnaryUnaryMultiCallable[_controller_pb2.DrainRequest, _controller_pb2.DrainResponse]
     """Stops new work on a group, finishes what is in flight, within a limit."""
+    GetProfile: _grpc.UnaryUnaryMultiCallable[_controller_pb2.GetProfileRequest, _controller_pb2.GetProfileResponse]
+    """Returns what the ranks of a group measured, and how well predictions from it hold."""
+    ExplainPlan: _grpc.UnaryUnaryMultiCallable[_controller_pb2.ExplainPlanRequest, _controller_pb2.ExplainPlanResponse]
+    """Plans made-up batches as the group's planner would, without running them."""
+    GetTimeline: _grpc.UnaryUnaryMultiCallable[_controller_pb2.GetTimelineRequest, _controller_pb2.GetTimelineResponse]
+    """Returns what ran lately on every lane of a group."""
     Register: _grpc.UnaryUnaryMultiCallable[_controller_pb2.RegisterRequest, _controller_pb2.RegisterResponse]
     """Announces a rank and grants it a lease. Used when no etcd is configured."""
     RenewLease: _grpc.UnaryUnaryMultiCallable[_controller_pb2.RenewLeaseRequest, _controller_pb2.RenewLeaseResponse]
@@ -61,6 +67,12 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     """Describes groups, ranks and gateways."""
     Drain: _aio.UnaryUnaryMultiCallable[_controller_pb2.DrainRequest, _controller_pb2.DrainResponse]  # type: ignore[assignment]
     """Stops new work on a group, finishes what is in flight, within a limit."""
+    GetProfile: _aio.UnaryUnaryMultiCallable[_controller_pb2.GetProfileRequest, _controller_pb2.GetProfileResponse]  # type: ignore[assignment]
+    """Returns what the ranks of a group measured, and how well predictions from it hold."""
+    ExplainPlan: _aio.UnaryUnaryMultiCallable[_controller_pb2.ExplainPlanRequest, _controller_pb2.ExplainPlanResponse]  # type: ignore[assignment]
+    """Plans made-up batches as the group's planner would, without running them."""
+    GetTimeline: _aio.UnaryUnaryMultiCallable[_controller_pb2.GetTimelineRequest, _controller_pb2.GetTimelineResponse]  # type: ignore[assignment]
+    """Returns what ran lately on every lane of a group."""
     Register: _aio.UnaryUnaryMultiCallable[_controller_pb2.RegisterRequest, _controller_pb2.RegisterResponse]  # type: ignore[assignment]
     """Announces a rank and grants it a lease. Used when no etcd is configured."""
     RenewLease: _aio.UnaryUnaryMultiCallable[_controller_pb2.RenewLeaseRequest, _controller_pb2.RenewLeaseResponse]  # type: ignore[assignment]
@@ -102,6 +114,30 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_controller_pb2.DrainResponse, _abc.Awaitable[_controller_pb2.DrainResponse]]:
         """Stops new work on a group, finishes what is in flight, within a limit."""
+
+    @_abc_1.abstractmethod
+    def GetProfile(
+        self,
+        request: _controller_pb2.GetProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_pb2.GetProfileResponse, _abc.Awaitable[_controller_pb2.GetProfileResponse]]:
+        """Returns what the ranks of a group measured, and how well predictions from it hold."""
+
+    @_abc_1.abstractmethod
+    def ExplainPlan(
+        self,
+        request: _controller_pb2.ExplainPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_pb2.ExplainPlanResponse, _abc.Awaitable[_controller_pb2.ExplainPlanResponse]]:
+        """Plans made-up batches as the group's planner would, without running them."""
+
+    @_abc_1.abstractmethod
+    def GetTimeline(
+        self,
+        request: _controller_pb2.GetTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_pb2.GetTimelineResponse, _abc.Awaitable[_controller_pb2.GetTimelineResponse]]:
+        """Returns what ran lately on every lane of a group."""
 
     @_abc_1.abstractmethod
     def Register(

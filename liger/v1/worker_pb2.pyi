@@ -83,6 +83,7 @@ class JoinGroupRequest(_message.Message):
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     MAX_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_ROWS_FIELD_NUMBER: _builtins.int
+    STAGE_LAYERS_FIELD_NUMBER: _builtins.int
     tp_rank: _builtins.int
     """This rank's place among those that share a layer. Owner: controller."""
     tp_size: _builtins.int
@@ -103,6 +104,10 @@ class JoinGroupRequest(_message.Message):
     def fence(self) -> _types_pb2.Fence:
         """The epoch that begins. Owner: controller."""
 
+    @_builtins.property
+    def stage_layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Layers of each pipeline stage, in order; their sum is the model's. Owner: controller."""
+
     def __init__(
         self,
         *,
@@ -115,10 +120,11 @@ class JoinGroupRequest(_message.Message):
         num_slots: _builtins.int = ...,
         max_batch_tokens: _builtins.int = ...,
         num_rows: _builtins.int = ...,
+        stage_layers: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "max_batch_tokens", b"max_batch_tokens", "num_rows", b"num_rows", "num_slots", b"num_slots", "pp_size", b"pp_size", "pp_stage", b"pp_stage", "rendezvous_endpoint", b"rendezvous_endpoint", "tp_rank", b"tp_rank", "tp_size", b"tp_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "max_batch_tokens", b"max_batch_tokens", "num_rows", b"num_rows", "num_slots", b"num_slots", "pp_size", b"pp_size", "pp_stage", b"pp_stage", "rendezvous_endpoint", b"rendezvous_endpoint", "stage_layers", b"stage_layers", "tp_rank", b"tp_rank", "tp_size", b"tp_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,7 +203,7 @@ class JoinGroupJoined(_message.Message):
     """Bytes of its KV cache. Owner: worker."""
     @_builtins.property
     def forwards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Forward]:
-        """What each kind of batch runs, in order. Equal on all ranks of a stage. Owner: worker."""
+        """What each kind of batch runs, in order, on all stages one after another. Equal on all ranks. Owner: worker."""
 
     def __init__(
         self,
@@ -218,7 +224,7 @@ Global___JoinGroupJoined: _TypeAlias = JoinGroupJoined  # noqa: Y015
 
 @_typing.final
 class Forward(_message.Message):
-    """The segments that one kind of batch runs on a stage."""
+    """The segments that one kind of batch runs, stage after stage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -252,6 +258,7 @@ class SegmentDescriptor(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     LAYER_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     kind: Global___SegmentKind.ValueType
     """What it does. Owner: worker."""
     lane: _types_pb2.Lane.ValueType
@@ -259,7 +266,9 @@ class SegmentDescriptor(_message.Message):
     layer: _builtins.int
     """The layer it belongs to; 0 for embed, the number of layers for head and after. Owner: worker."""
     peer: _builtins.int
-    """For sends and receives: the other rank. Owner: worker."""
+    """For sends and receives: the other stage. Owner: worker."""
+    stage: _builtins.int
+    """The pipeline stage that runs it. Owner: worker."""
     def __init__(
         self,
         *,
@@ -267,10 +276,11 @@ class SegmentDescriptor(_message.Message):
         lane: _types_pb2.Lane.ValueType = ...,
         layer: _builtins.int = ...,
         peer: _builtins.int | None = ...,
+        stage: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_peer", b"_peer", "peer", b"peer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_peer", b"_peer", "kind", b"kind", "lane", b"lane", "layer", b"layer", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_peer", b"_peer", "kind", b"kind", "lane", b"lane", "layer", b"layer", "peer", b"peer", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__peer: _TypeAlias = _typing.Literal["peer"]  # noqa: Y015
     _WhichOneofArgType__peer: _TypeAlias = _typing.Literal["_peer", b"_peer"]  # noqa: Y015
@@ -409,7 +419,9 @@ class Pattern(_message.Message):
         operand: _builtins.int
         """Which of the window's batches. Owner: planner."""
         segment: _builtins.int
-        """Which segment of that batch's forward. Owner: planner."""
+        """Which segment of that batch's forward, counted from where the batch stands when the window begins.
+        Owner: planner.
+        """
         lane: _types_pb2.Lane.ValueType
         """Where it runs. Owner: planner."""
         @_builtins.property
@@ -485,7 +497,7 @@ class Schedule(_message.Message):
     order_digest: _builtins.int
     """Digest of the order (liger.digest) that every rank must launch. Owner: planner."""
     timed: _builtins.bool
-    """Whether the ranks report each segment's times. Owner: controller."""
+    """Whether the ranks report each step's times. Owner: controller."""
     @_builtins.property
     def fence(self) -> _types_pb2.Fence:
         """The rule it was written under. Owner: controller."""
@@ -995,7 +1007,7 @@ class WindowResult(_message.Message):
 
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchResult]:
-        """What batches gave. Rank 0 alone. Owner: worker."""
+        """What batches gave. The first rank of the last stage alone. Owner: worker."""
 
     def __init__(
         self,
@@ -1026,25 +1038,32 @@ class WindowTimings(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _builtins.int
     COMMUNICATION_NS_FIELD_NUMBER: _builtins.int
     EXPOSED_NS_FIELD_NUMBER: _builtins.int
-    STEP_STARTS_NS_FIELD_NUMBER: _builtins.int
-    STEP_ENDS_NS_FIELD_NUMBER: _builtins.int
+    BATCH_COMPUTE_NS_FIELD_NUMBER: _builtins.int
+    BATCH_EXPOSED_NS_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
     started_ns: _builtins.int
     """When the first segment was launched. Owner: worker."""
     ended_ns: _builtins.int
-    """When the last segment was done. Owner: worker."""
+    """When the last segment was launched, or done if it computes. Owner: worker."""
     compute_ns: _builtins.int
     """Time in which the compute lane was busy. Owner: worker."""
     communication_ns: _builtins.int
-    """Time in which the communication lane was busy. Owner: worker."""
+    """Time in which the communication lane was busy, of the exchanges that ended since the last window's end.
+    Owner: worker.
+    """
     exposed_ns: _builtins.int
-    """Communication that no compute covered. Owner: worker."""
+    """Communication that no compute covered: the compute lane waited for it. Owner: worker."""
     @_builtins.property
-    def step_starts_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Begin of each of the pattern's steps, from started_ns; where asked for. Owner: worker."""
+    def batch_compute_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Compute of each of the window's batches, by operand. Owner: worker."""
 
     @_builtins.property
-    def step_ends_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """End of each. Owner: worker."""
+    def batch_exposed_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Waits for exchanges of each of the window's batches, by operand. Owner: worker."""
+
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepSpan]:
+        """Steps that ended since the last window's end; where asked for. Owner: worker."""
 
     def __init__(
         self,
@@ -1054,16 +1073,51 @@ class WindowTimings(_message.Message):
         compute_ns: _builtins.int = ...,
         communication_ns: _builtins.int = ...,
         exposed_ns: _builtins.int = ...,
-        step_starts_ns: _abc.Iterable[_builtins.int] | None = ...,
-        step_ends_ns: _abc.Iterable[_builtins.int] | None = ...,
+        batch_compute_ns: _abc.Iterable[_builtins.int] | None = ...,
+        batch_exposed_ns: _abc.Iterable[_builtins.int] | None = ...,
+        spans: _abc.Iterable[Global___StepSpan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["communication_ns", b"communication_ns", "compute_ns", b"compute_ns", "ended_ns", b"ended_ns", "exposed_ns", b"exposed_ns", "started_ns", b"started_ns", "step_ends_ns", b"step_ends_ns", "step_starts_ns", b"step_starts_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_compute_ns", b"batch_compute_ns", "batch_exposed_ns", b"batch_exposed_ns", "communication_ns", b"communication_ns", "compute_ns", b"compute_ns", "ended_ns", b"ended_ns", "exposed_ns", b"exposed_ns", "spans", b"spans", "started_ns", b"started_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WindowTimings: _TypeAlias = WindowTimings  # noqa: Y015
+
+@_typing.final
+class StepSpan(_message.Message):
+    """When one step ran, in nanoseconds on the rank's own monotonic clock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    BEGIN_NS_FIELD_NUMBER: _builtins.int
+    END_NS_FIELD_NUMBER: _builtins.int
+    window: _builtins.int
+    """The window it was launched in: this one, or for exchanges an earlier one. Owner: worker."""
+    step: _builtins.int
+    """Its place in that window's pattern. Owner: worker."""
+    begin_ns: _builtins.int
+    """When its lane took it up. Owner: worker."""
+    end_ns: _builtins.int
+    """When it was done. Owner: worker."""
+    def __init__(
+        self,
+        *,
+        window: _builtins.int = ...,
+        step: _builtins.int = ...,
+        begin_ns: _builtins.int = ...,
+        end_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_ns", b"begin_ns", "end_ns", b"end_ns", "step", b"step", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepSpan: _TypeAlias = StepSpan  # noqa: Y015
 
 @_typing.final
 class BatchResult(_message.Message):
@@ -1226,7 +1280,7 @@ Global___ProfileResponse: _TypeAlias = ProfileResponse  # noqa: Y015
 
 @_typing.final
 class ProfileTable(_message.Message):
-    """What a rank measured."""
+    """What the ranks of a group measured, the slowest of them at each place; equal on all ranks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1242,7 +1296,7 @@ class ProfileTable(_message.Message):
         CONTEXT_FIELD_NUMBER: _builtins.int
         DURATION_NS_FIELD_NUMBER: _builtins.int
         batch: _types_pb2.BatchKind.ValueType
-        """Which batch kind's segment. Owner: worker."""
+        """Which batch kind's segment; UNSPECIFIED for exchanges, which are the same for all. Owner: worker."""
         segment: Global___SegmentKind.ValueType
         """Which segment kind. Owner: worker."""
         num_tokens: _builtins.int
@@ -1305,8 +1359,11 @@ class ProfileTable(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     CONTENTION_FIELD_NUMBER: _builtins.int
+    ACTIVATION_BYTES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Model, dtype, world size, hardware and version, as one key. Owner: worker."""
+    activation_bytes: _builtins.int
+    """Bytes of one token's activation, which an all-reduce exchanges. Owner: worker."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfileTable.SegmentSample]:
         """Segments and collectives."""
@@ -1321,10 +1378,11 @@ class ProfileTable(_message.Message):
         key: _builtins.str = ...,
         segments: _abc.Iterable[Global___ProfileTable.SegmentSample] | None = ...,
         contention: _abc.Iterable[Global___ProfileTable.ContentionSample] | None = ...,
+        activation_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contention", b"contention", "key", b"key", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "contention", b"contention", "key", b"key", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,37 @@
+"""What the ranks of a group measured of their model on their hardware, as plain values."""
+
+from dataclasses import dataclass
+
+from liger.domain import BatchKind, SegmentKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSample:
+    """One segment kind at one size."""
+
+    batch: BatchKind | None  # None for exchanges, which are the same for all
+    segment: SegmentKind
+    num_tokens: int
+    context: int  # tokens behind each, 0 for none
+    duration_ns: int  # median
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContentionSample:
+    """One compute kind beside one exchange."""
+
+    compute: SegmentKind
+    compute_tokens: int
+    communication_bytes: int
+    compute_factor: float  # how many times longer the compute takes
+    communication_factor: float  # how many times longer the exchange takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileTable:
+    """The slowest rank's measurement at each place; equal on all ranks of a group."""
+
+    key: str  # model, dtype, world size, hardware and version
+    activation_bytes: int  # of one token, which an all-reduce exchanges
+    segments: tuple[SegmentSample, ...] = ()
+    contention: tuple[ContentionSample, ...] = ()
