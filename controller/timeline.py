@@ -1,0 +1,46 @@
+"""What ran lately on every lane: a bounded memory of spans."""
+
+from collections import deque
+from collections.abc import Iterable
+
+from liger.spans import LaneSpan
+
+
+class Timeline:
+    """The spans that ended lately, rank by rank; ranks may have different clocks.
+
+    Args:
+        keep_s: A span that ended so long before the newest of its rank is forgotten.
+        max_spans: So many are kept at most, of all ranks together; the oldest go first.
+    """
+
+    def __init__(self, keep_s: float = 60.0, max_spans: int = 200_000) -> None:
+        self._keep_ns = _to_ns(keep_s)
+        self._spans: deque[LaneSpan] = deque(maxlen=max_spans)  # as they came
+        self._newest_ns: dict[int, int] = {}  # newest end, by rank
+
+    def add(self, rank: int, spans: Iterable[LaneSpan]) -> None:
+        """Take spans that ended on one rank."""
+        for span in spans:
+            self._spans.append(span)
+            self._newest_ns[rank] = max(span.end_ns, self._newest_ns.get(rank, span.end_ns))
+        while self._spans and self._age_ns(self._spans[0]) > self._keep_ns:
+            self._spans.popleft()
+
+    def last(self, seconds: float) -> tuple[LaneSpan, ...]:
+        """Return the spans that ended within so many seconds before the newest of their rank, by rank and begin."""
+        limit_ns = _to_ns(seconds)
+        found = (span for span in self._spans if self._age_ns(span) <= limit_ns)
+        return tuple(sorted(found, key=lambda span: (span.rank, span.begin_ns)))
+
+    def clear(self) -> None:
+        """Forget all: a new epoch's ranks may have other clocks, and count batches and windows anew."""
+        self._spans.clear()
+        self._newest_ns.clear()
+
+    def _age_ns(self, span: LaneSpan) -> int:
+        return self._newest_ns[span.rank] - span.end_ns
+
+
+def _to_ns(seconds: float) -> int:
+    return int(seconds * 1e9)
