@@ -11,6 +11,6 @@ us).
 
 from liger.local_cluster.cluster import LocalCluster
 from liger.local_cluster.process import ServiceProcess
-from liger.local_cluster.spec import ClusterSpec, GroupSpec
+from liger.local_cluster.spec import ClusterSpec, GroupSpec, RankSpec
 
-__all__ = ["ClusterSpec", "GroupSpec", "LocalCluster", "ServiceProcess"]
+__all__ = ["ClusterSpec", "GroupSpec", "LocalCluster", "RankSpec", "ServiceProcess"]

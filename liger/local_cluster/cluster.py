@@ -127,16 +127,21 @@ class LocalCluster:
         self.controller = await controller.start(self.spec.start_limit_s)
         gateway = self._process("gateway", "gateway", self.spec.gateway_flags(self.controller))
         threads = {"OMP_NUM_THREADS": str(self.spec.threads())}
-        flags = self.spec.worker_flags(self.controller)
-        workers = [self._process(name, "worker", own, threads) for name, own in flags]
+        commands = self.spec.workers(self.controller)
+        workers = [self._process(each.name, "worker", each.flags, threads, each.prefix) for each in commands]
         self._stages = [[gateway], workers, [controller]]  # workers at _WORKERS
         self.gateway, *_ = await _all_or_first_error([gateway, *workers], self.spec.start_limit_s)
 
     def _process(
-        self, name: str, module: str, flags: Sequence[str], environ: Mapping[str, str] | None = None
+        self,
+        name: str,
+        module: str,
+        flags: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> ServiceProcess:
         own = {**(environ or {}), **self.spec.environ}
-        return ServiceProcess(name, module, flags, log_folder=self.log_folder, environ=own)
+        return ServiceProcess(name, module, flags, log_folder=self.log_folder, environ=own, prefix=prefix)
 
     async def _wait_until_serving(self) -> None:
         """Wait until every group serves and the gateway knows it."""

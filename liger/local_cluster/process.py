@@ -29,14 +29,24 @@ class ServiceProcess:
         flags: Its command line.
         log_folder: Where its output goes, as NAME.log.
         environ: Added to this process's environment.
+        prefix: Stands before its command and must become it (exec), so that signals and the death of this process
+            reach the service.
     """
 
     def __init__(
-        self, name: str, module: str, flags: Sequence[str], *, log_folder: Path, environ: Mapping[str, str]
+        self,
+        name: str,
+        module: str,
+        flags: Sequence[str],
+        *,
+        log_folder: Path,
+        environ: Mapping[str, str],
+        prefix: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log = log_folder / f"{name.replace('/', '_')}.log"
-        self._command = [sys.executable, "-P", "-m", "liger.local_cluster.child", str(os.getpid()), module, *flags]
+        child = [sys.executable, "-P", "-m", "liger.local_cluster.child", str(os.getpid()), module, *flags]
+        self._command = [*prefix, *child]
         self._environ = {**os.environ, **environ}
         self._transport: asyncio.SubprocessTransport | None = None
         self._output: _Output | None = None

@@ -9,23 +9,49 @@ from liger.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankSpec:
+    """What one rank has for itself."""
+
+    prefix: tuple[str, ...] = ()  # of its command, such as ip netns exec NAME; it must become the command (exec)
+    options: Mapping[str, str] = field(default_factory=dict)  # worker flags without their dashes, over the group's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCommand:
+    """One worker's process."""
+
+    name: str
+    prefix: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:
     """Copies of one model, each held by a group of ranks."""
 
     model_folder: Path
     model_name: str
-    tp_size: int = 1  # ranks that hold one copy
+    tp_size: int = 1  # ranks that share each layer
+    pp_size: int = 1  # stages that share the layers
     copies: int = 1
     options: Mapping[str, str] = field(default_factory=dict)  # worker flags without their dashes, such as dtype
+    ranks: tuple[RankSpec, ...] = ()  # in rank order, the same for every copy; empty gives none anything of its own
 
     def __post_init__(self) -> None:
         """Check the counts.
 
         Raises:
-            ConfigError: One is below 1.
+            ConfigError: One is below 1, or `ranks` are not as many as the group's ranks.
         """
-        if self.tp_size < 1 or self.copies < 1:
+        if self.tp_size < 1 or self.pp_size < 1 or self.copies < 1:
             raise ConfigError(f"{self.model_name} needs at least one worker and one copy")
+        if self.ranks and len(self.ranks) != self.world_size:
+            raise ConfigError(f"{self.model_name} has {self.world_size} ranks, but {len(self.ranks)} are described")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that hold one copy."""
+        return self.tp_size * self.pp_size
 
     def group_names(self) -> list[str]:
         """Return the groups' names: the model's own for a single copy, numbered for several."""
@@ -71,7 +97,7 @@ class ClusterSpec:
         """Return the threads each worker computes with: this machine's cores shared among all workers, at least 1."""
         if self.threads_per_worker is not None:
             return self.threads_per_worker
-        num_workers = sum(spec.tp_size * spec.copies for spec in self.groups)
+        num_workers = sum(spec.world_size * spec.copies for spec in self.groups)
         return max(1, len(os.sched_getaffinity(0)) // max(1, num_workers))
 
     def controller_flags(self) -> list[str]:
@@ -83,24 +109,27 @@ class ClusterSpec:
         own = {"listen": self.gateway_listen, "controller": controller}
         return _flags({**own, **self._drain(), **self.gateway_options})
 
-    def worker_flags(self, controller: str) -> Iterator[tuple[str, list[str]]]:
-        """Give each worker's name and command line."""
+    def workers(self, controller: str) -> Iterator[WorkerCommand]:
+        """Give each worker's command."""
         for spec in self.groups:
+            ranks = spec.ranks or (RankSpec(),) * spec.world_size
             for group in spec.group_names():
-                for rank in range(spec.tp_size):
-                    yield f"worker-{group}-{rank}", self._worker_flags(spec, group, rank, controller)
+                for number, rank in enumerate(ranks):
+                    flags = self._worker_flags(spec, group, number, rank, controller)
+                    yield WorkerCommand(name=f"worker-{group}-{number}", prefix=rank.prefix, flags=tuple(flags))
 
-    def _worker_flags(self, spec: GroupSpec, group: str, rank: int, controller: str) -> list[str]:
+    def _worker_flags(self, spec: GroupSpec, group: str, number: int, rank: RankSpec, controller: str) -> list[str]:
         own = {
             "model-folder": str(spec.model_folder),
             "model-name": spec.model_name,
             "group": group,
             "tp-size": str(spec.tp_size),
-            "rank": str(rank),
+            "pp-size": str(spec.pp_size),
+            "rank": str(number),
             "controller": controller,
             "threads": str(self.threads()),
         }
-        return _flags({**own, **self._drain(), **spec.options})
+        return _flags({**own, **self._drain(), **spec.options, **rank.options})
 
     def _drain(self) -> dict[str, str]:
         return {"drain-limit-s": f"{self.drain_limit_s:g}"}

@@ -10,7 +10,7 @@ import pytest
 
 from liger.cluster_state import GroupPhase, fetch_cluster
 from liger.errors import ConfigError, UnavailableError
-from liger.local_cluster import ClusterSpec, GroupSpec, LocalCluster
+from liger.local_cluster import ClusterSpec, GroupSpec, LocalCluster, RankSpec
 
 SERVICES = Path(__file__).parent / "fake_services"
 
@@ -95,6 +95,31 @@ async def test_threads_and_options_reach_the_workers(spec):
     assert "threads=3" in log
     assert "'--threads': '3'" in log
     assert "'--dtype': 'bfloat16'" in log
+
+
+async def test_each_rank_has_its_own_command_prefix_and_flags(spec):
+    ranks = tuple(
+        RankSpec(prefix=("env", f"PLACE=house {number}"), options={"listen": f"127.0.0.{number}:0"})
+        for number in (1, 2)
+    )
+    options = {"listen": "127.0.0.9:0", "dtype": "bfloat16"}
+    async with LocalCluster(spec(group(tp_size=2, options=options, ranks=ranks))) as cluster:
+        logs = [cluster.processes[f"worker-tiny-{number}"].log.read_text() for number in (0, 1)]
+    for number, log in enumerate(logs, start=1):
+        assert f"place=house {number}" in log
+        assert f"'--listen': '127.0.0.{number}:0'" in log
+        assert "'--dtype': 'bfloat16'" in log
+
+
+async def test_a_group_with_stages_has_a_worker_for_each_rank_of_each_stage(spec):
+    async with LocalCluster(spec(group(tp_size=2, pp_size=2))) as cluster:
+        logs = [cluster.processes[f"worker-tiny-{rank}"].log.read_text() for rank in range(4)]
+    assert all("'--tp-size': '2', '--pp-size': '2'" in log for log in logs)
+
+
+def test_a_group_whose_described_ranks_are_too_few_is_refused():
+    with pytest.raises(ConfigError, match="tiny has 4 ranks, but 1 are described"):
+        group(tp_size=2, pp_size=2, ranks=(RankSpec(),))
 
 
 def test_workers_share_the_cores_and_have_at_least_one_thread(spec, monkeypatch):
@@ -185,7 +210,7 @@ def test_one_name_for_two_groups_is_refused(spec):
         spec(group(), group())
 
 
-@pytest.mark.parametrize("settings", [{"tp_size": 0}, {"copies": 0}])
+@pytest.mark.parametrize("settings", [{"tp_size": 0}, {"pp_size": 0}, {"copies": 0}])
 def test_counts_below_one_are_refused(settings):
     with pytest.raises(ConfigError, match="at least one worker and one copy"):
         group(**settings)

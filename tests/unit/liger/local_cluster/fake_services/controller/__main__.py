@@ -13,7 +13,8 @@ class Servicer(ControllerServiceServicer):
         self.groups: dict[str, pb.GroupStatus] = {}
 
     async def Register(self, request, context):  # noqa: N802 - the contract's name
-        status = pb.GroupStatus(name=request.group, model=request.model.name, world_size=request.tp_size)
+        world_size = request.tp_size * request.pp_size
+        status = pb.GroupStatus(name=request.group, model=request.model.name, world_size=world_size)
         group = self.groups.setdefault(request.group, status)
         group.ranks.add(worker_id=request.worker_id, rank=request.rank)
         serving = len(group.ranks) == group.world_size

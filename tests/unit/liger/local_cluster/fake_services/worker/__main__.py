@@ -39,7 +39,7 @@ async def main() -> None:
     flags = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     misbehave(flags.get("--fault", ""))
     say("worker listening on 127.0.0.1:1")
-    sys.stderr.write(f"threads={os.environ['OMP_NUM_THREADS']} flags={flags}\n")
+    sys.stderr.write(f"threads={os.environ['OMP_NUM_THREADS']} place={os.environ.get('PLACE')} flags={flags}\n")
     misbehave(flags.get("--late-fault", ""))
     async with open_channel(flags["--controller"]) as channel:
         request = controller_pb2.RegisterRequest(
@@ -47,6 +47,7 @@ async def main() -> None:
             group=flags["--group"],
             model=types_pb2.ModelInfo(name=flags["--model-name"]),
             tp_size=int(flags["--tp-size"]),
+            pp_size=int(flags["--pp-size"]),
             rank=int(flags["--rank"]),
         )
         await ControllerServiceStub(channel).Register(request)
