@@ -46,6 +46,21 @@ class Groups:
             raise InvalidRequestError(f"there is no group {name!r}; there are: {known}", field="group")
         return self._groups[name]
 
+    def choose(self, name: str) -> Group:
+        """Return a group, or the only one where none is named.
+
+        Raises:
+            InvalidRequestError: There is none of that name, or several and no name.
+            UnavailableError: There is none at all.
+        """
+        if name:
+            return self.find(name)
+        if not self._groups:
+            raise UnavailableError("no worker has registered yet; start some", retry_after_s=RETRY_S)
+        if len(self._groups) > 1:
+            raise InvalidRequestError(f"name one of the groups: {', '.join(sorted(self._groups))}", field="group")
+        return next(iter(self._groups.values()))
+
     def check_admissible(self, member: Member) -> None:
         """Refuse a worker that cannot belong to its group.
 

@@ -1,11 +1,13 @@
 """ControllerService: decode, call, encode."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import grpc.aio
 
 from controller.codec.cluster import from_cluster, to_member
+from controller.codec.plans import from_explained, from_profile_view, from_timeline, to_last_s, to_planned
 from controller.gateways import Gateways
 from controller.groups import Groups
 from controller.membership.base import Membership
@@ -63,6 +65,30 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         groups = [self._groups.find(request.group)] if request.group else self._groups.all()
         finished, abandoned = await self._groups.drain(groups, limit_s)
         return controller_pb2.DrainResponse(num_finished=finished, num_abandoned=abandoned)
+
+    async def GetProfile(
+        self, request: controller_pb2.GetProfileRequest, context: Context
+    ) -> controller_pb2.GetProfileResponse:
+        """Return what a group's ranks measured."""
+        group = self._groups.choose(request.group)
+        return from_profile_view(group.name, group.profile())
+
+    async def ExplainPlan(
+        self, request: controller_pb2.ExplainPlanRequest, context: Context
+    ) -> controller_pb2.ExplainPlanResponse:
+        """Plan made-up batches without running them."""
+        group = self._groups.choose(request.group)
+        batches = to_planned(request, group.model)
+        depth = request.depth or max(1, group.status().depth)
+        return from_explained(group.name, group.explain(batches, depth))
+
+    async def GetTimeline(
+        self, request: controller_pb2.GetTimelineRequest, context: Context
+    ) -> controller_pb2.GetTimelineResponse:
+        """Return what ran lately; written beside the loop, because it may be long."""
+        group = self._groups.choose(request.group)
+        spans = group.timeline.last(to_last_s(request))
+        return await asyncio.to_thread(from_timeline, group.name, spans)
 
     async def Register(
         self, request: controller_pb2.RegisterRequest, context: Context

@@ -45,3 +45,6 @@ class GroupStatus:
     num_windows: int = 0
     detail: str = ""
     progress: float = 0.0
+    num_in_flight: int = 0  # batches
+    prediction_error: float | None = None  # median relative error; None without predictions
+    hidden_share: float | None = None  # of the last windows' communication; None if there was none

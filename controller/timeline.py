@@ -15,7 +15,7 @@ class Timeline:
     """
 
     def __init__(self, keep_s: float = 60.0, max_spans: int = 200_000) -> None:
-        self._keep_ns = _to_ns(keep_s)
+        self._keep_ns = round(keep_s * 1e9)
         self._spans: deque[LaneSpan] = deque(maxlen=max_spans)  # as they came
         self._newest_ns: dict[int, int] = {}  # newest end, by rank
 
@@ -29,8 +29,9 @@ class Timeline:
 
     def last(self, seconds: float) -> tuple[LaneSpan, ...]:
         """Return the spans that ended within so many seconds before the newest of their rank, by rank and begin."""
-        limit_ns = _to_ns(seconds)
-        found = (span for span in self._spans if self._age_ns(span) <= limit_ns)
+        limit_ns = min(seconds * 1e9, self._keep_ns)
+        since_ns = {rank: newest_ns - limit_ns for rank, newest_ns in self._newest_ns.items()}
+        found = [span for span in self._spans if span.end_ns >= since_ns[span.rank]]
         return tuple(sorted(found, key=lambda span: (span.rank, span.begin_ns)))
 
     def clear(self) -> None:
@@ -40,7 +41,3 @@ class Timeline:
 
     def _age_ns(self, span: LaneSpan) -> int:
         return self._newest_ns[span.rank] - span.end_ns
-
-
-def _to_ns(seconds: float) -> int:
-    return int(seconds * 1e9)

@@ -1,17 +1,23 @@
 """Reads the state of a cluster from its controller, as plain values."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
+from grpc_status import rpc_status
 
 from liger.errors import InvalidRequestError, UnavailableError
 from liger.rpc.channel import open_channel
 from liger.rpc.status import from_rpc_error
 from liger.v1 import controller_pb2 as pb
 from liger.v1.controller_pb2_grpc import ControllerServiceStub
+
+if TYPE_CHECKING:
+    from liger.v1.controller_pb2_grpc import ControllerServiceAsyncStub  # exists in the stubs' types alone
 
 
 class GroupPhase(IntEnum):
@@ -58,6 +64,9 @@ class GroupState:
     block_size: int  # tokens
     detail: str
     progress: float  # share of forming that is done, 0 to 1
+    num_in_flight: int  # batches
+    prediction_error: float | None  # median relative error of the last windows' durations; None without predictions
+    hidden_share: float | None  # of the last windows' communication, that compute covered; None if there was none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +85,28 @@ async def read_cluster(channel: grpc.aio.Channel, timeout_s: float) -> ClusterSt
         LigerError: What the controller answered, or UnavailableError if it did not.
     """
     try:
-        reply = await ControllerServiceStub(channel).GetCluster(pb.GetClusterRequest(), timeout=timeout_s)
+        return await _read(ControllerServiceStub(channel), timeout_s)
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from error
+
+
+@asynccontextmanager
+async def calling(controller: str) -> "AsyncIterator[ControllerServiceAsyncStub]":
+    """Open the controller at host:port, to be called while the context lasts.
+
+    Raises:
+        LigerError: What the controller answered, or UnavailableError if none answers there.
+    """
+    async with open_channel(controller) as channel:
+        try:
+            yield ControllerServiceStub(channel)
+        except grpc.aio.AioRpcError as error:
+            is_absent = error.code() is grpc.StatusCode.UNAVAILABLE and rpc_status.from_call(error) is None
+            raise (_no_controller(controller) if is_absent else from_rpc_error(error)) from error
+
+
+async def _read(stub: "ControllerServiceAsyncStub", timeout_s: float) -> ClusterState:
+    reply = await stub.GetCluster(pb.GetClusterRequest(), timeout=timeout_s)
     groups = tuple(_group(group) for group in reply.groups)
     return ClusterState(leader_term=reply.leader_term, groups=groups, gateway_ids=tuple(reply.gateway_ids))
 
@@ -89,11 +117,8 @@ async def fetch_cluster(controller: str, timeout_s: float = 10.0) -> ClusterStat
     Raises:
         UnavailableError: None answers there.
     """
-    async with open_channel(controller) as channel:
-        try:
-            return await read_cluster(channel, timeout_s)
-        except UnavailableError as error:
-            raise _no_controller(controller) from error
+    async with calling(controller) as stub:
+        return await _read(stub, timeout_s)
 
 
 async def drain(controller: str, group: str, timeout_s: float) -> tuple[int, int]:
@@ -108,12 +133,8 @@ async def drain(controller: str, group: str, timeout_s: float) -> tuple[int, int
     if not 0 <= timeout_s < float("inf"):
         raise InvalidRequestError("the timeout must be a number of seconds, at least 0", field="timeout_s")
     request = pb.DrainRequest(group=group, timeout_s=timeout_s)
-    async with open_channel(controller) as channel:
-        try:
-            reply = await ControllerServiceStub(channel).Drain(request, timeout=timeout_s + 10.0)
-        except grpc.aio.AioRpcError as error:
-            meaning = from_rpc_error(error)
-            raise _no_controller(controller) if isinstance(meaning, UnavailableError) else meaning from error
+    async with calling(controller) as stub:
+        reply = await stub.Drain(request, timeout=timeout_s + 10.0)
     return reply.num_finished, reply.num_abandoned
 
 
@@ -150,4 +171,7 @@ def _group(group: pb.GroupStatus) -> GroupState:
         block_size=group.block_size,
         detail=group.detail,
         progress=group.progress,
+        num_in_flight=group.num_in_flight,
+        prediction_error=group.prediction_error if group.HasField("prediction_error") else None,
+        hidden_share=group.hidden_share if group.HasField("hidden_share") else None,
     )

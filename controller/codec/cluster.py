@@ -88,6 +88,9 @@ def _from_group(group: GroupStatus) -> controller_pb2.GroupStatus:
         num_windows=group.num_windows,
         detail=group.detail,
         progress=group.progress,
+        num_in_flight=group.num_in_flight,
+        prediction_error=group.prediction_error,
+        hidden_share=group.hidden_share,
     )
 
 

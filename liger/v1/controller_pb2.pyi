@@ -1154,7 +1154,7 @@ class ExplainPlanRequest(_message.Message):
         NUM_TOKENS_FIELD_NUMBER: _builtins.int
         CONTEXT_FIELD_NUMBER: _builtins.int
         kind: _types_pb2.BatchKind.ValueType
-        """What it does. Owner: operator."""
+        """What it does; unset prefills where the group's model generates, and encodes elsewhere. Owner: operator."""
         num_tokens: _builtins.int
         """Its tokens, at least 1. Owner: operator."""
         context: _builtins.int
