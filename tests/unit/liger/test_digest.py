@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liger.digest import OrderDigest, order_digest, pattern_digest, token_digest
+from liger.digest import LaunchDigest, launch_digest, order_digest, pattern_digest, takes_part, token_digest
 from liger.domain import Axis, BatchKind, Lane
 from liger.schedule import Piece, Step
 
@@ -18,15 +18,22 @@ steps = st.builds(
     participants=st.lists(st.integers(0, 7), max_size=3).map(tuple),
 )
 STEP = Step(operand=0, segment=3, lane=Lane.COMPUTE, participants=(0, 1))
+CHANGES = [
+    {"operand": 1},
+    {"segment": 4},
+    {"lane": Lane.COMMUNICATION},
+    {"piece": Piece(axis=Axis.ROWS, index=0, count=2)},
+]
 
 
-@given(st.lists(steps, max_size=20))
-def test_adding_launch_by_launch_gives_the_digest_of_the_whole_order(order):
-    digest = OrderDigest()
+@given(st.lists(steps, max_size=20), st.integers(0, 7))
+def test_adding_launch_by_launch_gives_the_digest_of_what_a_rank_takes_part_in(order, rank):
+    digest = LaunchDigest()
     for step in order:
-        digest.add((10, 20)[step.operand], step)
+        if not step.participants or rank in step.participants:
+            digest.add(step)
 
-    assert digest.value() == order_digest(order, [10, 20])
+    assert digest.value() == launch_digest(order, rank)
     assert 0 <= digest.value() < 1 << 64
 
 
@@ -39,23 +46,31 @@ def test_another_order_has_another_digest(order, data):
     launched = [replace(step, participants=()) for step in order]
     launched_swapped = [replace(step, participants=()) for step in swapped]
     if launched != launched_swapped:  # two steps may differ in their participants alone
-        assert order_digest(order, [10, 20]) != order_digest(swapped, [10, 20])
+        assert launch_digest(launched, 0) != launch_digest(launched_swapped, 0)
     assert pattern_digest([BatchKind.DECODE], order) != pattern_digest([BatchKind.DECODE], swapped)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"operand": 1},
-        {"segment": 4},
-        {"lane": Lane.COMMUNICATION},
-        {"piece": Piece(axis=Axis.ROWS, index=0, count=2)},
-        {"participants": (0,)},
-    ],
-)
+def test_a_step_without_participants_is_everybodys():
+    everybodys = replace(STEP, participants=())
+    assert [takes_part(everybodys, rank) for rank in range(3)] == [True] * 3
+    assert [takes_part(STEP, rank) for rank in range(3)] == [True, True, False]
+
+
+def test_ranks_that_take_part_in_other_steps_launch_other_orders():
+    order = [STEP, replace(STEP, segment=4, participants=(2,))]
+    assert launch_digest(order, 0) == launch_digest([STEP], 0) == launch_digest(order, 1)
+    assert launch_digest(order, 2) != launch_digest(order, 0)
+
+
+@pytest.mark.parametrize("change", [*CHANGES, {"participants": (0,)}])
 def test_every_field_of_a_step_is_part_of_its_pattern(change):
     kinds = [BatchKind.DECODE, BatchKind.DECODE]
     assert pattern_digest(kinds, [STEP]) != pattern_digest(kinds, [replace(STEP, **change)])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_field_of_a_launch_is_part_of_its_digest(change):
+    assert launch_digest([STEP], 0) != launch_digest([replace(STEP, **change)], 0)
 
 
 def test_the_kinds_of_batches_are_part_of_a_pattern():
@@ -63,7 +78,8 @@ def test_the_kinds_of_batches_are_part_of_a_pattern():
 
 
 def test_the_same_order_of_other_batches_has_another_digest():
-    assert order_digest([STEP], [10]) != order_digest([STEP], [11])
+    assert len({order_digest(5, ids) for ids in ([10], [11], [10, 11], [11, 10])}) == 4
+    assert order_digest(5, [10]) != order_digest(6, [10])
 
 
 @given(st.lists(st.lists(st.integers(0, 2**32 - 1), max_size=5), min_size=2, max_size=4))
@@ -76,6 +92,7 @@ def test_tokens_are_told_apart_by_batch_and_place(ids):
 
 
 def test_digests_are_the_same_on_every_machine():
-    assert pattern_digest([BatchKind.DECODE], [STEP]) == 8264401789689781735
-    assert order_digest([STEP], [7]) == 13549365980886694347
+    assert pattern_digest([BatchKind.DECODE], [STEP]) == 4705962620949016545
+    assert launch_digest([STEP], 0) == 6207125971499838692
+    assert order_digest(4705962620949016545, [7]) == 2427828585067303858
     assert token_digest([1, 2], [[5, 6], []]) == 13997929470650315348
