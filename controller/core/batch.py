@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from controller.core.cost_model import Shape
 from controller.core.sequence import Sequence
 from liger.domain import BatchKind
-from liger.schedule import BatchStart
+from liger.schedule import BatchStart, DecodeRows, PrefillRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,18 @@ class Batch:
     def kind(self) -> BatchKind:
         """What it does."""
         return self.start.kind
+
+    @property
+    def shape(self) -> Shape:
+        """Its size, as costs depend on it."""
+        match self.start.rows:
+            case PrefillRows(starts=starts, num_tokens=counts):
+                behind = sum(start * count for start, count in zip(starts, counts, strict=True))
+                return Shape(self.kind, self.num_tokens, behind // self.num_tokens)
+            case DecodeRows(positions=positions):
+                return Shape(self.kind, self.num_tokens, sum(positions) // len(positions))
+            case _:
+                return Shape(self.kind, self.num_tokens)
 
     @property
     def request_ids(self) -> set[str]:

@@ -1,50 +1,183 @@
-"""Lays the batches in flight on the lanes: from their positions to the window's pattern.
+"""Decides what the next window holds: from the batches in flight and their positions to a pattern.
 
-The first planner knows depth 1: the oldest batch runs to its end, which is plain tensor parallelism. Patterns are cut
-from the segment lists that the ranks reported, once for each (kind, position), and cached.
+The search (`interleave`) works on sizes rounded to buckets and on times rounded to parts of a millisecond or more, and
+segments are named by their distance from where a batch stands; so its results are few, and cached. A cold one is
+searched for only while the ranks have work for longer than the search takes; else the oldest batch goes on alone, and
+the search comes later, off the critical path (`search_cold`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cache
+from math import ceil, log2
+from typing import Final
 
 from controller.core.batch import Batch
-from liger.digest import pattern_digest
-from liger.domain import BatchKind
-from liger.schedule import Pattern, Segment, Step
+from controller.core.cost_model import CostModel, Shape
+from controller.core.interleave import InterleaveOptions, Interleaver, View
+from controller.core.plan import (
+    Cut,
+    Forwards,
+    Plan,
+    Strategy,
+    Topology,
+    make_plan,
+    one_stage_each,
+    whole_forward,
+)
+from liger.domain import BatchKind, SegmentKind
 
-Forwards = Mapping[BatchKind, tuple[Segment, ...]]
+MAX_CACHED: Final = 4096  # cuts
+MAX_COLD: Final = 64  # keys that wait for their search
+SEARCH_NS: Final = 8e6  # a search takes less on an ordinary core (bench.planner)
 
+_BUCKETS_AN_OCTAVE: Final = 4
+_PARTS_OF_A_LAYER: Final = 8  # times are rounded to such parts of the primary's layer
+_MAX_PARTS: Final = 32
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One window's order, and where it leaves its batches."""
-
-    pattern: Pattern
-    batches: tuple[Batch, ...]  # the batch behind each operand
-    positions: tuple[int, ...]  # segments published of each, after this window
+Key = tuple[tuple[View, ...], tuple[float, ...], int]
 
 
 class Planner:
-    """Plans windows for one group's forwards; deterministic.
+    """Plans windows for one group; deterministic.
 
     Args:
         forwards: The segments that each kind of batch runs, as the ranks reported them.
+        strategy: How batches share the ranks.
+        topology: How the ranks are laid out.
+        costs: Predicts durations; without it the interleaved strategy runs one batch at a time.
+        options: Bounds of interleaved windows.
     """
 
-    def __init__(self, forwards: Forwards) -> None:
+    def __init__(
+        self,
+        forwards: Forwards,
+        *,
+        strategy: Strategy = Strategy.TENSOR,
+        topology: Topology = Topology(),  # noqa: B008 - a frozen value
+        costs: CostModel | None = None,
+        options: InterleaveOptions = InterleaveOptions(),  # noqa: B008 - a frozen value
+    ) -> None:
         self.forwards = forwards
-        self._pattern = cache(self._plan_pattern)
+        self.topology = topology
+        self.costs = costs
+        self._strategy = strategy
+        self._interleaver = Interleaver(forwards, topology, costs, options) if costs is not None else None
+        self._whole = cache(lambda kind, position: whole_forward(forwards, topology, kind, position))
+        self._staged = cache(lambda batches: one_stage_each(forwards, topology, batches))
+        self._cuts: OrderedDict[Key, Cut] = OrderedDict()
+        self._cold: OrderedDict[Key, None] = OrderedDict()
+        self._ready: dict[int, float] = {}  # by batch id: ns after the last window until it may go on
+        self._free: tuple[float, ...] = ()  # likewise for lanes
+        self._canonical = cache(self._canonical_position)
+        self._ahead = cache(self._num_ahead)
+        self._unit = cache(self._unit_ns)
 
-    def plan(self, in_flight: Sequence[Batch]) -> Plan:
-        """Plan the next window of the batches in flight, oldest first; at least one."""
-        oldest = in_flight[0]
-        pattern = self._pattern(oldest.kind, oldest.position)
-        return Plan(pattern=pattern, batches=(oldest,), positions=(len(self.forwards[oldest.kind]),))
+    def plan(self, in_flight: Sequence[Batch], *, backlog_ns: float = 0.0, is_idle: bool = False) -> Plan:
+        """Plan the next window of the batches in flight, oldest first; at least one.
 
-    def _plan_pattern(self, kind: BatchKind, position: int) -> Pattern:
-        segments = self.forwards[kind]
-        steps = tuple(
-            Step(operand=0, segment=number, lane=segments[number].lane) for number in range(position, len(segments))
+        Args:
+            in_flight: Batches with segments left.
+            backlog_ns: How long the ranks have work for; a search must fit in.
+            is_idle: Whether the ranks have done all that was published.
+        """
+        if self._strategy is Strategy.PIPELINE:
+            return make_plan(self._staged(tuple((batch.kind, batch.position) for batch in in_flight)), in_flight)
+        if self._strategy is Strategy.TENSOR or self._interleaver is None:
+            return make_plan(self._whole(in_flight[0].kind, in_flight[0].position), in_flight)
+        if is_idle:
+            self._ready, self._free = {}, ()
+        plan = make_plan(self._cached(self._key(in_flight), backlog_ns), in_flight)
+        self._carry(plan, in_flight)
+        return plan
+
+    def search_cold(self) -> bool:
+        """Search for one cold key, off the critical path; return whether there was one."""
+        if not self._cold:
+            return False
+        self._search(next(iter(self._cold)))
+        return True
+
+    def _cached(self, key: Key, backlog_ns: float) -> Cut:
+        cut = self._cuts.get(key)
+        if cut is not None:
+            self._cuts.move_to_end(key)
+            return cut
+        views, free, version = key
+        if len(views) > 1 and backlog_ns < SEARCH_NS:
+            self._cold[key] = None
+            if len(self._cold) > MAX_COLD:
+                self._cold.popitem(last=False)
+            return self._cached((views[:1], free, version), backlog_ns)
+        return self._search(key)
+
+    def _search(self, key: Key) -> Cut:
+        assert self._interleaver is not None, "only interleaved windows are searched for"
+        views, free, _ = key
+        cut = self._cuts[key] = self._interleaver.cut(views, free)
+        self._cold.pop(key, None)
+        if len(self._cuts) > MAX_CACHED:
+            self._cuts.popitem(last=False)
+        return cut
+
+    def _key(self, in_flight: Sequence[Batch]) -> Key:
+        assert self.costs is not None, "interleaved windows have costs"
+        shapes = [bucketed(batch.shape) for batch in in_flight]
+        unit_ns = self._unit(shapes[0], self.costs.version)
+        views = tuple(
+            View(shape, self._place(shape, shapes[0], batch), _rounded(self._ready.get(batch.batch_id, 0.0), unit_ns))
+            for shape, batch in zip(shapes, in_flight, strict=True)
         )
-        return Pattern(id=pattern_digest((kind,), steps), operands=(kind,), steps=steps)
+        free = tuple(_rounded(each, unit_ns) for each in self._free) or (0.0,) * (2 * self.topology.pp_size)
+        return views, free, self.costs.version
+
+    def _place(self, shape: Shape, primary: Shape, batch: Batch) -> int:
+        return self._canonical(batch.kind, batch.position, self._ahead(shape, primary, self._version()))
+
+    def _unit_ns(self, shape: Shape, version: int) -> float:  # noqa: ARG002 - names the costs in the cache
+        assert self._interleaver is not None, "interleaved windows have costs"
+        return max(self._interleaver.layer_ns(shape) / _PARTS_OF_A_LAYER, 1.0)
+
+    def _num_ahead(self, shape: Shape, primary: Shape, version: int) -> int:  # noqa: ARG002 - names the costs in the cache
+        assert self._interleaver is not None, "interleaved windows have costs"
+        return self._interleaver.num_ahead(shape, primary)
+
+    def _version(self) -> int:
+        return self.costs.version if self.costs is not None else 0
+
+    def _canonical_position(self, kind: BatchKind, position: int, num_ahead: int) -> int:
+        """Return the first position from which a forward goes on alike, as far as a window looks ahead."""
+        forward = self.forwards[kind]
+        last = len(forward) - num_ahead  # from here on, the end is in sight
+        if position >= last:
+            return position
+
+        def ahead(start: int) -> list[tuple[SegmentKind, int]]:
+            return [(segment.kind, segment.stage) for segment in forward[start : start + num_ahead]]
+
+        wanted = ahead(position)
+        return next(start for start in range(position + 1) if ahead(start) == wanted)
+
+    def _carry(self, plan: Plan, in_flight: Sequence[Batch]) -> None:
+        """Keep when batches and lanes are ready after this window, for the next one."""
+        cut = plan.cut
+        passed = {
+            batch.batch_id: max(self._ready.get(batch.batch_id, 0.0) - cut.predicted_ns, 0.0) for batch in in_flight
+        }
+        for batch, ready in zip(plan.batches, cut.ready, strict=True):
+            passed[batch.batch_id] = ready
+        self._ready, self._free = passed, cut.free
+
+
+def bucketed(shape: Shape) -> Shape:
+    """Return a shape with its sizes rounded up to the next of four an octave."""
+    return Shape(shape.kind, _bucket(shape.num_tokens), _bucket(shape.context) if shape.context else 0)
+
+
+@cache
+def _bucket(size: int) -> int:
+    return ceil(2 ** (ceil(log2(size) * _BUCKETS_AN_OCTAVE) / _BUCKETS_AN_OCTAVE))
+
+
+def _rounded(time_ns: float, unit_ns: float) -> float:
+    return min(round(time_ns / unit_ns), _MAX_PARTS) * unit_ns

@@ -1,0 +1,126 @@
+"""Decides how many batches may be in flight, and whether a batch is better run as two: from predicted times.
+
+With one batch in flight a group is plain tensor parallelism. A further batch pays as long as a lane is idle: with C the
+compute and M the communication of a batch, d batches end in max(d·C, d·M, C + M) at best. So the depth is the least
+that is near the most that any depth gains, and 1 where nothing is gained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from controller.core.batch import Batch
+from controller.core.cost_model import CostModel, Shape
+from controller.core.plan import Forwards, Strategy
+from controller.core.planner import bucketed
+from liger.domain import BatchKind, Lane, SegmentKind
+
+_ENOUGH: Final = 0.98  # of the most that any depth gains
+_LEAST_GAIN: Final = 1.02  # below it one batch at a time is as good
+_FILL: Final = 1  # batches beyond the ideal, so that a lane finds work when times vary
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A batch's time on each lane, in ns, contention included."""
+
+    compute: float
+    communication: float
+
+    @property
+    def alone(self) -> float:
+        """Its time with the lanes to itself."""
+        return self.compute + self.communication
+
+
+class DepthControl:
+    """Depth of one group.
+
+    Args:
+        strategy: How batches share the ranks.
+        num_stages: Pipeline stages.
+        max_depth: Slots on the ranks.
+        forwards: What each kind of batch runs.
+        costs: Predicts durations; None where nothing was measured.
+    """
+
+    def __init__(
+        self, *, strategy: Strategy, num_stages: int, max_depth: int, forwards: Forwards, costs: CostModel | None
+    ) -> None:
+        self.max_depth = max_depth
+        self._strategy = strategy
+        self._num_stages = num_stages
+        self._forwards = forwards
+        self._costs = costs
+        self._loads = cache(self._load)
+        self._depths = cache(self._depth_of)
+
+    def depth(self, in_flight: Sequence[Batch], *, time_left_ns: float | None = None) -> int:
+        """Return how many batches may be in flight beside those that are.
+
+        Args:
+            in_flight: Batches with segments left, oldest first.
+            time_left_ns: Until the nearest deadline among them; a batch that barely meets it runs alone.
+        """
+        if self._strategy is Strategy.TENSOR or (self._strategy is Strategy.INTERLEAVED and self._costs is None):
+            return 1
+        if self._strategy is Strategy.PIPELINE or self._costs is None or not in_flight:
+            return self.max_depth
+        version = self._costs.version
+        oldest = bucketed(in_flight[0].shape)
+        alone = self._loads(oldest, version).alone
+        if time_left_ns is not None and alone < time_left_ns < alone * 1.5:
+            return len(in_flight)
+        kinds = {batch.kind for batch in in_flight}
+        mixed = len(kinds) > 1 or BatchKind.DECODE in kinds  # kinds of unlike lengths fill each other's gaps
+        return min(self._depths(oldest, version) + mixed, self.max_depth)
+
+    def num_groups(self, num_sequences: int, context: int) -> int:
+        """Return in how many decode batches so many sequences should run."""
+        if self._strategy is Strategy.PIPELINE:
+            return min(self._num_stages, num_sequences) or 1
+        if self._strategy is Strategy.TENSOR or self._costs is None or num_sequences < 2 or self.max_depth < 2:
+            return 1
+        whole = bucketed(Shape(BatchKind.DECODE, num_sequences, context))
+        half = bucketed(Shape(BatchKind.DECODE, (num_sequences + 1) // 2, context))
+        return 2 if self._pair_ns(half) * _LEAST_GAIN < self._loads(whole, self._costs.version).alone else 1
+
+    def num_parts(self, kind: BatchKind, num_tokens: int) -> int:
+        """Return in how many batches so many waiting tokens should run that would fit one."""
+        if self._strategy is not Strategy.INTERLEAVED or self._costs is None or num_tokens < 2 or self.max_depth < 2:
+            return 1
+        whole = bucketed(Shape(kind, num_tokens))
+        half = bucketed(Shape(kind, (num_tokens + 1) // 2))
+        return 2 if self._pair_ns(half) * _LEAST_GAIN < self._loads(whole, self._costs.version).alone else 1
+
+    def _pair_ns(self, half: Shape) -> float:
+        """Return how long two equal batches take that are interleaved."""
+        assert self._costs is not None, "asked with costs only"
+        load = self._loads(half, self._costs.version)
+        fill = min(load.compute, load.communication) / self._num_layers(half.kind)
+        return max(2 * max(load.compute, load.communication), load.alone) + fill
+
+    def _depth_of(self, shape: Shape, version: int) -> int:
+        load = self._loads(shape, version)
+        gains = [
+            load.alone / max(load.compute, load.communication, load.alone / depth)
+            for depth in range(1, self.max_depth + 1)
+        ]
+        if gains[-1] < _LEAST_GAIN:
+            return 1
+        ideal = next(depth for depth, gain in enumerate(gains, 1) if gain >= _ENOUGH * gains[-1])
+        return min(ideal + _FILL, self.max_depth)
+
+    def _load(self, shape: Shape, version: int) -> Load:  # noqa: ARG002 - names the costs in the cache
+        assert self._costs is not None, "asked with costs only"
+        beside_compute, beside_exchange = self._costs.contention(SegmentKind.MLP, shape.num_tokens, shape.num_tokens)
+        lanes = dict.fromkeys(Lane, 0.0)
+        for segment in self._forwards[shape.kind]:
+            lanes[segment.lane] += self._costs.duration_ns(shape, segment.kind)
+        compute, communication = lanes[Lane.COMPUTE], lanes[Lane.COMMUNICATION]
+        overlap = min(compute, communication)
+        return Load(compute + overlap * (beside_compute - 1), communication + overlap * (beside_exchange - 1))
+
+    def _num_layers(self, kind: BatchKind) -> int:
+        return max(1, sum(segment.kind is SegmentKind.MLP for segment in self._forwards[kind]))

@@ -1,0 +1,226 @@
+"""Lays the tasks of several jobs on lanes: a short schedule in which the first job is hardly delayed.
+
+A job is a batch's segments, or pieces of them, in order; a lane runs one task at a time. This is a job shop. The search
+goes through active schedules only (Giffler & Thompson, 1960: of the tasks that could end first on a lane, any whose
+start comes before that end may go next), which hold a shortest one, and keeps the few most promising partial schedules
+of each length (a beam). A bound prunes: what is left on a lane, and what is left of a job, must still be done.
+Deterministic: ties go to the older job.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+WIDTH: Final = 6  # partial schedules kept of each length
+_INFINITE: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One segment, or a piece of one."""
+
+    lane: int  # 2 * stage for compute, 2 * stage + 1 for communication
+    duration: float  # ns, when the stage's other lane is idle
+    after: int  # the task of its job that it waits for, -1 for none
+    contention: float = 1.0  # how many times longer it takes while the stage's other lane is busy
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One batch's tasks."""
+
+    tasks: tuple[Task, ...]
+    ready: float = 0.0  # ns until its first task may begin
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A task with its time."""
+
+    job: int
+    task: int
+    lane: int
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """When everything runs."""
+
+    placed: tuple[Placed, ...]  # in the order in which they were laid
+    ends: tuple[float, ...]  # of each job
+    free: tuple[float, ...]  # when each lane is free again
+
+    @property
+    def makespan(self) -> float:
+        """When the last task ends."""
+        return max(self.ends, default=0.0)
+
+    def launch_order(self) -> list[Placed]:
+        """Return the one order in which ranks launch: compute when it begins, an exchange as soon as it can queue.
+
+        A lane takes what is launched first, so an exchange queues when the task before it has ended and the exchanges
+        planned before it are queued; the compute lane is launched by a thread that waits for what it needs.
+        """
+        ends = {(one.job, one.task): one.end for one in self.placed}
+        queued = [0.0] * len(self.free)
+        keyed: list[tuple[float, bool, int]] = []
+        for number in sorted(range(len(self.placed)), key=lambda each: (self.placed[each].begin, each)):
+            one = self.placed[number]
+            is_compute = one.lane % 2 == 0
+            time = one.begin if is_compute else max(queued[one.lane], ends.get((one.job, one.task - 1), 0.0))
+            queued[one.lane] = time
+            keyed.append((time, is_compute, number))
+        return [self.placed[number] for _, _, number in sorted(keyed)]
+
+
+class _Node:
+    """A partial schedule; what came before is found by `parent`."""
+
+    __slots__ = ("ends", "free", "parent", "placed", "position", "score")
+
+    def __init__(
+        self,
+        parent: "_Node | None",
+        placed: Placed | None,
+        position: tuple[int, ...],
+        ends: tuple[tuple[float, float], ...],
+        free: tuple[float, ...],
+    ) -> None:
+        self.parent = parent
+        self.placed = placed
+        self.position = position  # next task of each job
+        self.ends = ends  # of each job: its last task, and the one before
+        self.free = free
+        self.score: tuple[float, float] = (0.0, 0.0)
+
+
+class _Search:
+    def __init__(self, jobs: Sequence[Job], free: tuple[float, ...], limit: float) -> None:
+        self._tasks = [job.tasks for job in jobs]
+        self._counts = tuple(len(job.tasks) for job in jobs)
+        self._limit = limit
+        self._paths = [_paths(job.tasks) for job in jobs]
+        self._left = [_left(job.tasks, len(free)) for job in jobs]
+        self._ready = [job.ready for job in jobs]
+        ends = tuple((job.ready, job.ready) for job in jobs)
+        self.root = _Node(None, None, (0,) * len(jobs), ends, free)
+
+    def children(self, node: _Node) -> list[_Node]:
+        """Return what may go next: the conflict set of the lane on which a task could end first."""
+        options = [
+            (*self._times(node, job, position), job)
+            for job, position in enumerate(node.position)
+            if position < self._counts[job]
+        ]
+        first = min(options, key=lambda option: (option[1], option[2]))
+        lane = self._tasks[first[2]][node.position[first[2]]].lane
+        rivals = [
+            option
+            for option in options
+            if option[0] < first[1] and self._tasks[option[2]][node.position[option[2]]].lane == lane
+        ]
+        return [self._place(node, *option) for option in rivals or [first]]
+
+    def _times(self, node: _Node, job: int, position: int) -> tuple[float, float]:
+        task = self._tasks[job][position]
+        last, before = node.ends[job]
+        ready = self._ready[job] if task.after < 0 else last if task.after == position - 1 else before
+        begin = max(ready, node.free[task.lane])
+        duration = task.duration
+        if task.contention > 1.0:
+            beside = min(max(node.free[task.lane ^ 1] - begin, 0.0), duration)
+            duration += beside * (task.contention - 1.0)
+        return begin, begin + duration
+
+    def _place(self, node: _Node, begin: float, end: float, job: int) -> _Node:
+        position = node.position[job]
+        lane = self._tasks[job][position].lane
+        positions = (*node.position[:job], position + 1, *node.position[job + 1 :])
+        ends = (*node.ends[:job], (end, node.ends[job][0]), *node.ends[job + 1 :])
+        free = (*node.free[:lane], end, *node.free[lane + 1 :])
+        child = _Node(node, Placed(job, position, lane, begin, end), positions, ends, free)
+        child.score = self._score(child)
+        return child
+
+    def _score(self, node: _Node) -> tuple[float, float]:
+        """Return (a bound on the makespan, the sum of when jobs can end); infinite if the first job is too late."""
+        bounds = [
+            self._times(node, job, place)[0] + self._paths[job][place]
+            if place < self._counts[job]
+            else node.ends[job][0]
+            for job, place in enumerate(node.position)
+        ]
+        if bounds[0] > self._limit:
+            return _INFINITE, bounds[0]
+        most = max(bounds)
+        for lane, free in enumerate(node.free):
+            left = sum(self._left[job][place][lane] for job, place in enumerate(node.position))
+            most = max(most, free + left) if left else most
+        return most, sum(bounds)
+
+
+def lay_out(
+    jobs: Sequence[Job], *, num_lanes: int, slack: float, free: Sequence[float] = (), width: int = WIDTH
+) -> Layout:
+    """Return a short schedule of all tasks of all jobs.
+
+    Args:
+        jobs: The first is primary.
+        num_lanes: Two for each stage.
+        slack: How much longer the primary may take than alone, as a share.
+        free: When each lane is free, in ns; at once by default.
+        width: Partial schedules kept; 1 is greedy.
+    """
+    lanes = tuple(free) or (0.0,) * num_lanes
+    alone = chain(jobs[0], lanes)
+    search = _Search(jobs, lanes, alone + slack * max(alone - jobs[0].ready, 0.0) + 1e-6)
+    beam = [search.root]
+    for _ in range(sum(len(job.tasks) for job in jobs)):
+        best: dict[tuple[object, ...], _Node] = {}
+        for node in beam:
+            for child in search.children(node):
+                best.setdefault((child.position, child.free, child.ends), child)
+        beam = sorted(best.values(), key=lambda child: child.score)[:width]
+    return _layout(beam[0])
+
+
+def chain(job: Job, free: Sequence[float]) -> float:
+    """Return when a job ends that has the lanes to itself, from when they are free."""
+    lanes = list(free)
+    ends: list[float] = []
+    for task in job.tasks:
+        ready = job.ready if task.after < 0 else ends[task.after]
+        begin = max(ready, lanes[task.lane])
+        lanes[task.lane] = begin + task.duration
+        ends.append(lanes[task.lane])
+    return max(ends, default=job.ready)
+
+
+def _layout(node: _Node) -> Layout:
+    ends = tuple(max(pair) for pair in node.ends)
+    free, placed = node.free, []
+    step: _Node | None = node
+    while step is not None and step.placed is not None:
+        placed.append(step.placed)
+        step = step.parent
+    return Layout(tuple(reversed(placed)), ends, free)
+
+
+def _paths(tasks: Sequence[Task]) -> list[float]:
+    """Return, for each task, the least time from its begin to the end of the job."""
+    paths = [0.0] * len(tasks)
+    for number in reversed(range(len(tasks))):
+        following = tasks[number + 1 : number + 3]
+        later = (paths[number + 1 + place] for place, task in enumerate(following) if task.after == number)
+        paths[number] = tasks[number].duration + max(later, default=0.0)
+    return paths
+
+
+def _left(tasks: Sequence[Task], num_lanes: int) -> list[tuple[float, ...]]:
+    """Return, for each position, the work that is left on each lane."""
+    left = [(0.0,) * num_lanes]
+    for task in reversed(tasks):
+        left.append(tuple(work + task.duration * (lane == task.lane) for lane, work in enumerate(left[-1])))
+    return left[::-1]

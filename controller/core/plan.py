@@ -1,0 +1,121 @@
+"""What a plan is, and the two strategies that need no search: tensor and pipeline."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controller.core.batch import Batch
+from liger.digest import pattern_digest
+from liger.domain import BatchKind
+from liger.schedule import Pattern, Segment, Step
+
+Forwards = Mapping[BatchKind, tuple[Segment, ...]]
+"""What each kind of batch runs, stage after stage, as the ranks reported it."""
+
+
+class Strategy(StrEnum):
+    """How batches share the ranks."""
+
+    TENSOR = "tensor"  # one batch at a time, from its first segment to its last
+    PIPELINE = "pipeline"  # as many batches as stages; each window takes each through one stage
+    INTERLEAVED = "interleaved"  # while one batch communicates, others compute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """How a group's ranks are laid out."""
+
+    tp_size: int = 1
+    pp_size: int = 1
+
+    def participants(self, segment: Segment) -> tuple[int, ...]:
+        """Return the ranks that run a segment; empty for all."""
+        if self.pp_size == 1:
+            return ()
+        return tuple(range(segment.stage * self.tp_size, (segment.stage + 1) * self.tp_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """When a step should run, in ns from its window's begin; what it takes alone."""
+
+    begin_ns: float
+    end_ns: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A window's order without its batches: what is cached."""
+
+    pattern: Pattern
+    operands: tuple[int, ...]  # place of each operand's batch among those in flight
+    advances: tuple[int, ...]  # segments that each operand takes
+    expected: tuple[Expected, ...] = ()  # by step; empty without a cost model
+    predicted_ns: float = 0.0  # until the next window can go on; 0 without a cost model
+    ready: tuple[float, ...] = ()  # ns after that until each batch in flight may go on
+    free: tuple[float, ...] = ()  # ns after that until each lane is free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One window's order, and what it does to its batches."""
+
+    cut: Cut
+    batches: tuple[Batch, ...]  # the batch behind each operand
+    bases: tuple[int, ...]  # segments published of each before this window
+
+    @property
+    def pattern(self) -> Pattern:
+        """The order."""
+        return self.cut.pattern
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Segments published of each batch after this window."""
+        return tuple(base + advance for base, advance in zip(self.bases, self.cut.advances, strict=True))
+
+
+def make_plan(cut: Cut, in_flight: Sequence[Batch]) -> Plan:
+    """Return a cut for the batches in flight."""
+    batches = tuple(in_flight[place] for place in cut.operands)
+    return Plan(cut=cut, batches=batches, bases=tuple(batch.position for batch in batches))
+
+
+def make_cut(runs: Sequence[tuple[int, BatchKind, Iterable[tuple[int, Segment]]]], topology: Topology) -> Cut:
+    """Return the window in which batches run whole segments one after another.
+
+    Args:
+        runs: Of each batch: its place among those in flight, its kind, and (offset, segment) in order.
+        topology: Names who takes part.
+    """
+    steps: list[Step] = []
+    advances = []
+    for operand, (_, _, run) in enumerate(runs):
+        before = len(steps)
+        steps += [
+            Step(operand=operand, segment=offset, lane=segment.lane, participants=topology.participants(segment))
+            for offset, segment in run
+        ]
+        advances.append(len(steps) - before)
+    kinds = tuple(kind for _, kind, _ in runs)
+    return Cut(
+        pattern=Pattern(id=pattern_digest(kinds, steps), operands=kinds, steps=tuple(steps)),
+        operands=tuple(place for place, _, _ in runs),
+        advances=tuple(advances),
+    )
+
+
+def whole_forward(forwards: Forwards, topology: Topology, kind: BatchKind, position: int) -> Cut:
+    """Return the window that takes the oldest batch to its end."""
+    return make_cut([(0, kind, enumerate(forwards[kind][position:]))], topology)
+
+
+def one_stage_each(forwards: Forwards, topology: Topology, batches: Sequence[tuple[BatchKind, int]]) -> Cut:
+    """Return the window that takes each batch (kind, position) through the stage in which it stands."""
+    runs = []
+    for place, (kind, position) in enumerate(batches):
+        rest = forwards[kind][position:]
+        run = [segment for segment in rest if segment.stage == rest[0].stage]
+        length = next((number for number, segment in enumerate(rest) if segment.stage != rest[0].stage), len(rest))
+        runs.append((place, kind, enumerate(run[:length])))
+    return make_cut(runs, topology)
