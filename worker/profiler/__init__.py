@@ -1,0 +1,7 @@
+"""Measures a rank's segments, exchanges and co-runs, so that the controller can predict them.
+
+Reading map: `profiler` (the whole: from disk, or measured together), `plan` (what is measured), `sweep` (in which
+order and how often, the same on all ranks), `batches` (runs segments), `exchanges` (times exchanges and co-runs),
+`contention` (what a co-run tells), `agreement` (what ranks tell one another), `identity` (what a profile is of),
+`store` (on disk).
+"""

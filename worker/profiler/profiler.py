@@ -1,0 +1,193 @@
+"""Gives the one profile of a stage's ranks: from disk if each of them has it there, else measured together."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final
+
+import torch
+
+from liger.errors import GroupFailedError
+from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from worker.communicator.base import Communicator
+from worker.profiler.agreement import Agreement
+from worker.profiler.batches import BatchMaker
+from worker.profiler.exchanges import PARTS_PER_MILLION, ExchangeBench
+from worker.profiler.plan import Bounds, CoRun, ExchangeSize, ProfilePlan, Shape, make_plan
+from worker.profiler.store import ProfileStore, table_digest
+from worker.profiler.sweep import CellT, Run, Sweep
+from worker.rank import Progress
+
+_SEGMENTS_UNTIL: Final = 0.55  # of the time, with exchanges to follow
+_EXCHANGES_UNTIL: Final = 0.75
+_LEAST_NEWS: Final = 0.05  # share of a phase between two reports
+
+Medians = dict[CellT, tuple[int, ...]]
+"""What was measured of each cell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is measured: one rank's part, with nothing else under way."""
+
+    communicator: Communicator  # of this rank's stage
+    batches: BatchMaker
+    bounds: Bounds  # with this rank's own number of blocks
+    hidden_size: int
+    dtype: torch.dtype
+    make_key: Callable[[tuple[str, ...]], str]  # from the hardware of all ranks of the stage
+
+
+class Profiler:
+    """Measures, or remembers.
+
+    The ranks of one stage agree on one table. The stages of a pipeline measure each its own layers (embeddings on the
+    first, head and sampling on the last) and their tables differ; the controller takes the first stage's for layers.
+
+    Args:
+        store: Profiles of earlier starts.
+        hardware: What this rank computes on, for the key.
+        limit_s: Time that measuring may take, in seconds; what does not fit is left out.
+        progress: Takes what is being done.
+        aborted: Ends measuring.
+        clock_ns: Monotonic nanoseconds.
+    """
+
+    def __init__(
+        self,
+        store: ProfileStore,
+        *,
+        hardware: str,
+        limit_s: float,
+        progress: Progress,
+        aborted: threading.Event,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._store = store
+        self._hardware = hardware
+        self._limit_ns = int(limit_s * 1e9)
+        self._progress = progress
+        self._aborted = aborted
+        self._clock_ns = clock_ns
+
+    @torch.inference_mode()
+    def profile(self, subject: Subject, *, fresh: bool = False) -> ProfileTable:
+        """Return the stage's table, the same on all its ranks.
+
+        Args:
+            subject: What is measured.
+            fresh: Measures even if all ranks have a table; the same on all.
+
+        Raises:
+            GroupFailedError: Another rank is gone, or the epoch ended.
+        """
+        self._check()
+        agreement = Agreement(subject.communicator)
+        key = subject.make_key(agreement.texts(self._hardware))
+        known = None if fresh else self._store.find(key)
+        are_equal = agreement.are_equal(table_digest(known))  # all take part, whatever they have
+        if known is not None and are_equal:
+            return known
+        table = self._measure(subject, agreement, key)
+        self._store.keep(table)
+        return table
+
+    def _measure(self, subject: Subject, agreement: Agreement, key: str) -> ProfileTable:
+        bounds = replace(subject.bounds, num_blocks=agreement.fewest(subject.bounds.num_blocks))
+        plan = make_plan(bounds)
+        sweep = Sweep(agreement, self._clock_ns, self._check)
+        shapes = self._measure_shapes(sweep, plan, subject.batches)
+        bench = ExchangeBench(
+            subject.communicator, hidden_size=subject.hidden_size, dtype=subject.dtype, clock_ns=self._clock_ns
+        )
+        exchanges = self._sweep(sweep, plan.exchanges, bench.exchange, ("measuring exchanges", _EXCHANGES_UNTIL))
+        co_runs = self._measure_co_runs(sweep, plan, subject.batches, bench)
+        shapes, exchanges, co_runs = (_agreed(agreement, medians) for medians in (shapes, exchanges, co_runs))
+        activation_bytes = subject.hidden_size * subject.dtype.itemsize
+        return ProfileTable(
+            key=key,
+            activation_bytes=activation_bytes,
+            segments=(*_shape_samples(shapes, subject.batches), *_exchange_samples(exchanges)),
+            contention=_contention_samples(co_runs, activation_bytes),
+        )
+
+    def _measure_shapes(self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker) -> Medians[Shape]:
+        def prepare(shape: Shape) -> Run:
+            batch = batches.make(shape)
+            return lambda: tuple(batch.run().values())
+
+        share = _SEGMENTS_UNTIL if plan.exchanges else 1.0
+        return self._sweep(sweep, plan.shapes, prepare, ("measuring segments", share))
+
+    def _measure_co_runs(
+        self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker, bench: ExchangeBench
+    ) -> Medians[CoRun]:
+        def prepare(cell: CoRun) -> Run:
+            return bench.co_run(batches.make(cell.shape), cell.compute, cell.exchange_tokens)
+
+        return self._sweep(sweep, plan.co_runs, prepare, ("measuring co-runs", 1.0))
+
+    def _sweep(
+        self, sweep: Sweep, cells: tuple[CellT, ...], prepare: Callable[[CellT], Run], phase: tuple[str, float]
+    ) -> Medians[CellT]:
+        """Measure the cells of a phase, which has a name and ends with a share of the time."""
+        name, share = phase
+        report = _sparse(lambda done: self._progress(name, done))
+        return sweep.measure(cells, prepare, until_ns=int(self._limit_ns * share), report=report)
+
+    def _check(self) -> None:
+        if self._aborted.is_set():
+            raise GroupFailedError("measuring was given up: the group's epoch ended")
+
+
+def _agreed(agreement: Agreement, medians: Medians[CellT]) -> Medians[CellT]:
+    """Return the slowest rank's numbers at each place."""
+    if not medians:
+        return {}
+    numbers = iter(agreement.slowest([number for row in medians.values() for number in row]))
+    return {cell: tuple(islice(numbers, len(row))) for cell, row in medians.items()}
+
+
+def _shape_samples(medians: Medians[Shape], batches: BatchMaker) -> list[SegmentSample]:
+    return [
+        SegmentSample(
+            batch=shape.batch, segment=segment, num_tokens=shape.size, context=shape.context, duration_ns=duration_ns
+        )
+        for shape, row in medians.items()
+        for segment, duration_ns in zip(batches.segments(shape.batch), row, strict=True)
+    ]
+
+
+def _exchange_samples(medians: Medians[ExchangeSize]) -> list[SegmentSample]:
+    return [
+        SegmentSample(batch=None, segment=cell.segment, num_tokens=cell.size, context=0, duration_ns=duration_ns)
+        for cell, (duration_ns,) in medians.items()
+    ]
+
+
+def _contention_samples(medians: Medians[CoRun], activation_bytes: int) -> tuple[ContentionSample, ...]:
+    return tuple(
+        ContentionSample(
+            compute=cell.compute,
+            compute_tokens=cell.shape.size,
+            communication_bytes=cell.exchange_tokens * activation_bytes,
+            compute_factor=row[0] / PARTS_PER_MILLION,
+            communication_factor=row[1] / PARTS_PER_MILLION,
+        )
+        for cell, row in medians.items()
+    )
+
+
+def _sparse(report: Callable[[float], None]) -> Callable[[float], None]:
+    """Return what reports the first share, the whole, and those that are news."""
+    last = -1.0
+
+    def report_news(share: float) -> None:
+        nonlocal last
+        if share - last >= _LEAST_NEWS or share >= 1.0:
+            last = share
+            report(share)
+
+    return report_news

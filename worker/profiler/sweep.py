@@ -1,0 +1,110 @@
+"""Measures many cells within a time, small ones first and as often as it allows; all ranks decide alike.
+
+Ranks that measure together meet in exchanges, so each must run the same cells as often as the others: what a cell costs
+and how late it is are the slowest rank's, told by all to all after each cell's first run.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import median_low
+from typing import Final, Protocol, TypeVar
+
+from worker.profiler.agreement import Agreement
+
+ENOUGH_NS: Final = 6_000_000  # a cell whose runs took so long is known well enough
+MOST_RUNS: Final = 15  # of a cell beside its first
+FEW_RUNS: Final = 3  # where enough time is less than so many
+
+
+class Cell(Protocol):
+    """Something to measure."""
+
+    @property
+    def family(self) -> str:
+        """What is common to cells whose times grow with their size."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """What the time is about proportional to; positive."""
+        ...
+
+
+CellT = TypeVar("CellT", bound=Cell)
+Run = Callable[[], tuple[int, ...]]
+"""Measures a cell once: numbers whose medians are wanted."""
+
+
+class Sweep:
+    """One rank's part in measuring together.
+
+    Args:
+        agreement: With the other ranks.
+        clock_ns: Monotonic nanoseconds.
+        check: Raises if measuring is to end.
+    """
+
+    def __init__(self, agreement: Agreement, clock_ns: Callable[[], int], check: Callable[[], None]) -> None:
+        self._agreement = agreement
+        self._clock_ns = clock_ns
+        self._check = check
+        self._started_ns = clock_ns()
+        self._now_ns = 0  # since the start; the slowest rank's, the same on all
+
+    def measure(
+        self,
+        cells: Sequence[CellT],
+        prepare: Callable[[CellT], Run],
+        *,
+        until_ns: int,
+        report: Callable[[float], None],
+    ) -> dict[CellT, tuple[int, ...]]:
+        """Return this rank's medians for all cells that fit in the time, and for the first of each family.
+
+        Args:
+            cells: In order of importance, within a family by growing size.
+            prepare: Makes a cell ready to be run.
+            until_ns: When to end, since the sweep began.
+            report: Takes the share of cells that are done.
+        """
+        medians: dict[CellT, tuple[int, ...]] = {}
+        costs: dict[str, tuple[int, int]] = {}  # by family: size and cost of the last
+        for place, cell in enumerate(cells):
+            self._check()
+            report(place / len(cells))
+            if cell.family in costs and self._now_ns + predicted_ns(costs[cell.family], cell.size) > until_ns:
+                continue
+            medians[cell], cost_ns = self._measure(prepare, cell, (until_ns, len(cells) - place))
+            costs[cell.family] = (cell.size, cost_ns)
+        report(1.0)
+        return medians
+
+    def _measure(
+        self, prepare: Callable[[CellT], Run], cell: CellT, room: tuple[int, int]
+    ) -> tuple[tuple[int, ...], int]:
+        """Return a cell's medians on this rank and the cost of one run on the slowest."""
+        began_ns = self._clock_ns()
+        run = prepare(cell)
+        first = run()
+        ended_ns = self._clock_ns()
+        cost_ns, self._now_ns = self._agreement.slowest((ended_ns - began_ns, ended_ns - self._started_ns))
+        until_ns, num_left = room
+        num_runs = repetitions(cost_ns, until_ns - self._now_ns, num_left)
+        results = []
+        for _ in range(num_runs):
+            self._check()
+            results.append(run())
+        self._now_ns += num_runs * cost_ns
+        return tuple(map(median_low, zip(*(results or [first]), strict=True))), cost_ns
+
+
+def predicted_ns(known: tuple[int, int], size: int) -> int:
+    """Return what a cell of a size may cost, from the size and cost of a smaller one of its family."""
+    known_size, cost_ns = known
+    return max(cost_ns, cost_ns * size // known_size)
+
+
+def repetitions(cost_ns: int, left_ns: int, num_left: int) -> int:
+    """Return how often a cell is run beside its first, from its cost and the time left for it and those after it."""
+    cost_ns = max(1, cost_ns)
+    wanted = min(MOST_RUNS, max(FEW_RUNS, ENOUGH_NS // cost_ns))
+    return max(0, min(wanted, left_ns // max(1, num_left) // cost_ns))
