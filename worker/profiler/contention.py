@@ -3,7 +3,7 @@
 from typing import Final
 
 MOST: Final = 4.0  # no factor is larger
-_LEAST_NS: Final = 2_000_000  # a co-run takes so long at least, or the clock's noise is what is measured
+_LEAST_NS: Final = 1_000_000  # a co-run takes so long at least, or the clock's noise is what is measured
 _MOST_RUNS: Final = 64  # of the shorter of the two
 _LEAST_OVERLAP: Final = 0.1  # of a lane's time alone; below, a factor cannot be told
 

@@ -78,7 +78,8 @@ class ExchangeBench:
 
     def _together(self, compute: Callable[[], None], partials: Sequence[Tensor]) -> tuple[int, int]:
         """Run compute beside exchanges back to back; return when each was done, counted from the common begin."""
-        self._agreement.meet()
+        if partials:
+            self._agreement.meet()
         began_ns = self._clock_ns()
         exchanges = [self._communicator.all_reduce(partial) for partial in partials]
         with ThreadPoolExecutor(1, thread_name_prefix="profiler") as waiter:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
+from statistics import median_low
 from typing import Final
 
 import torch
@@ -17,15 +18,17 @@ from worker.profiler.batches import BatchMaker
 from worker.profiler.exchanges import PARTS_PER_MILLION, ExchangeBench
 from worker.profiler.plan import Bounds, CoRun, ExchangeSize, ProfilePlan, Shape, make_plan
 from worker.profiler.store import ProfileStore, table_digest
-from worker.profiler.sweep import CellT, Run, Sweep
+from worker.profiler.sweep import CellT, Run, Runs, Sweep
 from worker.rank import Progress
 
 _SEGMENTS_UNTIL: Final = 0.55  # of the time, with exchanges to follow
 _EXCHANGES_UNTIL: Final = 0.75
 _LEAST_NEWS: Final = 0.05  # share of a phase between two reports
 
-Medians = dict[CellT, tuple[int, ...]]
-"""What was measured of each cell."""
+Found = dict[CellT, Runs]
+"""What one rank measured of each cell."""
+Table = dict[CellT, tuple[int, ...]]
+"""What all ranks take as measured of each cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,19 @@ class Profiler:
         )
         exchanges = self._sweep(sweep, plan.exchanges, bench.exchange, ("measuring exchanges", _EXCHANGES_UNTIL))
         co_runs = self._measure_co_runs(sweep, plan, subject.batches, bench)
-        shapes, exchanges, co_runs = (_agreed(agreement, medians) for medians in (shapes, exchanges, co_runs))
+        return self._tabulate(subject, key, agreement, (shapes, exchanges, co_runs))
+
+    def _tabulate(
+        self,
+        subject: Subject,
+        key: str,
+        agreement: Agreement,
+        found: tuple[Found[Shape], Found[ExchangeSize], Found[CoRun]],
+    ) -> ProfileTable:
+        """Return what all ranks found as one table."""
+        shapes = _agreed(agreement, found[0], _lower_quartile)
+        exchanges = _agreed(agreement, found[1], _lower_quartile)
+        co_runs = _agreed(agreement, found[2], median_low)
         activation_bytes = subject.hidden_size * subject.dtype.itemsize
         return ProfileTable(
             key=key,
@@ -113,7 +128,7 @@ class Profiler:
             contention=_contention_samples(co_runs, activation_bytes),
         )
 
-    def _measure_shapes(self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker) -> Medians[Shape]:
+    def _measure_shapes(self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker) -> Found[Shape]:
         def prepare(shape: Shape) -> Run:
             batch = batches.make(shape)
             return lambda: tuple(batch.run().values())
@@ -123,15 +138,16 @@ class Profiler:
 
     def _measure_co_runs(
         self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker, bench: ExchangeBench
-    ) -> Medians[CoRun]:
+    ) -> Found[CoRun]:
         def prepare(cell: CoRun) -> Run:
             return bench.co_run(batches.make(cell.shape), cell.compute, cell.exchange_tokens)
 
-        return self._sweep(sweep, plan.co_runs, prepare, ("measuring co-runs", 1.0))
+        share = min(1.0, 2 * sweep.now_ns / self._limit_ns)  # as long as all before: less matters of small models
+        return self._sweep(sweep, plan.co_runs, prepare, ("measuring co-runs", share))
 
     def _sweep(
         self, sweep: Sweep, cells: tuple[CellT, ...], prepare: Callable[[CellT], Run], phase: tuple[str, float]
-    ) -> Medians[CellT]:
+    ) -> Found[CellT]:
         """Measure the cells of a phase, which has a name and ends with a share of the time."""
         name, share = phase
         report = _sparse(lambda done: self._progress(name, done))
@@ -142,32 +158,38 @@ class Profiler:
             raise GroupFailedError("measuring was given up: the group's epoch ended")
 
 
-def _agreed(agreement: Agreement, medians: Medians[CellT]) -> Medians[CellT]:
-    """Return the slowest rank's numbers at each place."""
-    if not medians:
+def _agreed(agreement: Agreement, found: Found[CellT], choose: Callable[[list[int]], int]) -> Table[CellT]:
+    """Return the largest of all ranks' numbers at each place, each chosen among those of a cell's runs."""
+    if not found:
         return {}
-    numbers = iter(agreement.slowest([number for row in medians.values() for number in row]))
-    return {cell: tuple(islice(numbers, len(row))) for cell, row in medians.items()}
+    chosen = {cell: tuple(choose(list(numbers)) for numbers in zip(*runs, strict=True)) for cell, runs in found.items()}
+    largest = iter(agreement.slowest([number for numbers in chosen.values() for number in numbers]))
+    return {cell: tuple(islice(largest, len(numbers))) for cell, numbers in chosen.items()}
 
 
-def _shape_samples(medians: Medians[Shape], batches: BatchMaker) -> list[SegmentSample]:
+def _lower_quartile(numbers: list[int]) -> int:
+    """Return what a run takes that nothing disturbs: other work on the machine makes runs longer, never shorter."""
+    return sorted(numbers)[len(numbers) // 4]
+
+
+def _shape_samples(table: Table[Shape], batches: BatchMaker) -> list[SegmentSample]:
     return [
         SegmentSample(
             batch=shape.batch, segment=segment, num_tokens=shape.size, context=shape.context, duration_ns=duration_ns
         )
-        for shape, row in medians.items()
+        for shape, row in table.items()
         for segment, duration_ns in zip(batches.segments(shape.batch), row, strict=True)
     ]
 
 
-def _exchange_samples(medians: Medians[ExchangeSize]) -> list[SegmentSample]:
+def _exchange_samples(table: Table[ExchangeSize]) -> list[SegmentSample]:
     return [
         SegmentSample(batch=None, segment=cell.segment, num_tokens=cell.size, context=0, duration_ns=duration_ns)
-        for cell, (duration_ns,) in medians.items()
+        for cell, (duration_ns,) in table.items()
     ]
 
 
-def _contention_samples(medians: Medians[CoRun], activation_bytes: int) -> tuple[ContentionSample, ...]:
+def _contention_samples(table: Table[CoRun], activation_bytes: int) -> tuple[ContentionSample, ...]:
     return tuple(
         ContentionSample(
             compute=cell.compute,
@@ -176,7 +198,7 @@ def _contention_samples(medians: Medians[CoRun], activation_bytes: int) -> tuple
             compute_factor=row[0] / PARTS_PER_MILLION,
             communication_factor=row[1] / PARTS_PER_MILLION,
         )
-        for cell, row in medians.items()
+        for cell, row in table.items()
     )
 
 

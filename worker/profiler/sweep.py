@@ -5,14 +5,13 @@ and how late it is are the slowest rank's, told by all to all after each cell's 
 """
 
 from collections.abc import Callable, Sequence
-from statistics import median_low
 from typing import Final, Protocol, TypeVar
 
 from worker.profiler.agreement import Agreement
 
-ENOUGH_NS: Final = 6_000_000  # a cell whose runs took so long is known well enough
+ENOUGH_NS: Final = 4_000_000  # a cell whose runs took so long is known well enough
 MOST_RUNS: Final = 15  # of a cell beside its first
-FEW_RUNS: Final = 3  # where enough time is less than so many
+FEW_RUNS: Final = 2  # where enough time is less than so many
 
 
 class Cell(Protocol):
@@ -31,7 +30,9 @@ class Cell(Protocol):
 
 CellT = TypeVar("CellT", bound=Cell)
 Run = Callable[[], tuple[int, ...]]
-"""Measures a cell once: numbers whose medians are wanted."""
+"""Measures a cell once."""
+Runs = list[tuple[int, ...]]
+"""What a cell's runs gave."""
 
 
 class Sweep:
@@ -48,7 +49,7 @@ class Sweep:
         self._clock_ns = clock_ns
         self._check = check
         self._started_ns = clock_ns()
-        self._now_ns = 0  # since the start; the slowest rank's, the same on all
+        self.now_ns = 0  # since the start; the slowest rank's, the same on all
 
     def measure(
         self,
@@ -57,8 +58,8 @@ class Sweep:
         *,
         until_ns: int,
         report: Callable[[float], None],
-    ) -> dict[CellT, tuple[int, ...]]:
-        """Return this rank's medians for all cells that fit in the time, and for the first of each family.
+    ) -> dict[CellT, Runs]:
+        """Return what this rank measured of all cells that fit in the time, and for the first of each family.
 
         Args:
             cells: In order of importance, within a family by growing size.
@@ -66,35 +67,33 @@ class Sweep:
             until_ns: When to end, since the sweep began.
             report: Takes the share of cells that are done.
         """
-        medians: dict[CellT, tuple[int, ...]] = {}
+        found: dict[CellT, Runs] = {}
         costs: dict[str, tuple[int, int]] = {}  # by family: size and cost of the last
         for place, cell in enumerate(cells):
             self._check()
             report(place / len(cells))
-            if cell.family in costs and self._now_ns + predicted_ns(costs[cell.family], cell.size) > until_ns:
+            if cell.family in costs and self.now_ns + predicted_ns(costs[cell.family], cell.size) > until_ns:
                 continue
-            medians[cell], cost_ns = self._measure(prepare, cell, (until_ns, len(cells) - place))
+            found[cell], cost_ns = self._measure(prepare, cell, (until_ns, len(cells) - place))
             costs[cell.family] = (cell.size, cost_ns)
         report(1.0)
-        return medians
+        return found
 
-    def _measure(
-        self, prepare: Callable[[CellT], Run], cell: CellT, room: tuple[int, int]
-    ) -> tuple[tuple[int, ...], int]:
-        """Return a cell's medians on this rank and the cost of one run on the slowest."""
+    def _measure(self, prepare: Callable[[CellT], Run], cell: CellT, room: tuple[int, int]) -> tuple[Runs, int]:
+        """Return a cell's runs on this rank and the cost of one on the slowest."""
         began_ns = self._clock_ns()
         run = prepare(cell)
         first = run()
         ended_ns = self._clock_ns()
-        cost_ns, self._now_ns = self._agreement.slowest((ended_ns - began_ns, ended_ns - self._started_ns))
+        cost_ns, self.now_ns = self._agreement.slowest((ended_ns - began_ns, ended_ns - self._started_ns))
         until_ns, num_left = room
-        num_runs = repetitions(cost_ns, until_ns - self._now_ns, num_left)
-        results = []
+        num_runs = repetitions(cost_ns, until_ns - self.now_ns, num_left)
+        runs = []
         for _ in range(num_runs):
             self._check()
-            results.append(run())
-        self._now_ns += num_runs * cost_ns
-        return tuple(map(median_low, zip(*(results or [first]), strict=True))), cost_ns
+            runs.append(run())
+        self.now_ns += num_runs * cost_ns
+        return runs if num_runs > FEW_RUNS else [first, *runs], cost_ns  # the first run of many is left out as slower
 
 
 def predicted_ns(known: tuple[int, int], size: int) -> int:
