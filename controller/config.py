@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from liger.errors import ConfigError
 
-STRATEGIES = ("tensor",)
+STRATEGIES = ("tensor", "pipeline", "interleaved")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,19 @@ class ControllerConfig:
     """host:port to listen on; port 0 takes a free one."""
     insecure: bool = False
     """Allow to listen beyond loopback without authentication."""
-    strategy: str = "tensor"
-    """How batches share the ranks: tensor (one batch in flight)."""
+    strategy: str = "interleaved"
+    """How batches share the ranks: tensor (one at a time), pipeline (one a stage), interleaved (one computes while
+    others communicate)."""
+    stage_layers: str = ""
+    """Layers of each pipeline stage, such as 9,7; empty shares them evenly."""
+    max_depth: int = 4
+    """Batches in flight at once, at most, where they are interleaved."""
+    primary_slack: float = 0.05
+    """How much longer the oldest batch may take than alone for the sake of younger ones, as a share."""
+    window_ms: float = 20.0
+    """An interleaved window takes the oldest batch so far, in whole layers; new batches join at the next."""
+    profile_limit_s: float = 120.0
+    """Longest time for the workers of a group to measure their model, in seconds."""
     windows_ahead: int = 2
     """Windows published and not yet acknowledged, at most."""
     max_batch_tokens: int = 2048
@@ -46,12 +57,26 @@ class ControllerConfig:
         """
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"--strategy takes {' or '.join(STRATEGIES)}, not {self.strategy!r}")
-        least_one = ("windows_ahead", "max_batch_tokens", "max_sequences", "max_requests")
+        least_one = ("windows_ahead", "max_depth", "max_batch_tokens", "max_sequences", "max_requests")
         for name in least_one:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("lease_ttl_s", "join_limit_s", "window_limit_s", "drain_limit_s"):
+        for name in ("lease_ttl_s", "join_limit_s", "profile_limit_s", "window_limit_s", "drain_limit_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a positive number of seconds")
+        if not 0 <= self.primary_slack <= 10 or not 0 < self.window_ms < float("inf"):
+            raise ConfigError("--primary-slack must be 0 to 10, --window-ms a positive number")
+        self.layers_of_stages()
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"--log-level takes DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}")
+
+    def layers_of_stages(self) -> tuple[int, ...]:
+        """Return the layers of each pipeline stage; empty for even shares.
+
+        Raises:
+            ConfigError: They are no numbers from 1.
+        """
+        parts = [part.strip() for part in self.stage_layers.split(",")] if self.stage_layers else []
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise ConfigError(f"--stage-layers takes numbers from 1, such as 9,7, not {self.stage_layers!r}")
+        return tuple(map(int, parts))

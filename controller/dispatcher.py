@@ -3,17 +3,21 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from controller.core.plan import Topology
+from controller.core.scheduler import WindowReport
 from controller.rank_link import RankLink
+from liger.digest import launch_digest, order_digest
 from liger.domain import Fence
 from liger.errors import GroupFailedError
-from liger.schedule import Pattern, Window, WindowOutcome, WindowTimings
+from liger.schedule import Pattern, Window, WindowOutcome
 
 
 @dataclass(slots=True, kw_only=True)
 class _Pending:
     window: Window
+    digests: tuple[int, ...]  # of what each rank must launch
     published_s: float
     outcomes: dict[int, WindowOutcome] = field(default_factory=dict)  # by rank
 
@@ -24,26 +28,30 @@ class Dispatcher:
     Args:
         links: One a rank, in rank order.
         fence: The epoch's.
+        topology: Says which ranks draw tokens: those of the last stage, whose first attaches payloads.
     """
 
-    def __init__(self, links: Sequence[RankLink], fence: Fence) -> None:
+    def __init__(self, links: Sequence[RankLink], fence: Fence, topology: Topology) -> None:
         self._links = links
         self._fence = fence
-        self._known: set[int] = set()  # patterns the ranks have
+        self._reporter = (topology.pp_size - 1) * topology.tp_size
+        self._known: dict[int, tuple[int, ...]] = {}  # by pattern the ranks have: digest of what each launches
         self._pending: deque[_Pending] = deque()
-        self._done: deque[WindowOutcome] = deque()
+        self._done: deque[WindowReport] = deque()
         self.arrived = asyncio.Event()  # an outcome is complete
 
     async def publish(self, pattern: Pattern, window: Window) -> None:
         """Send a window to every rank, in one order."""
-        loop = asyncio.get_running_loop()
-        self._pending.append(_Pending(window=window, published_s=loop.time()))
-        fresh = None if pattern.id in self._known else pattern
+        is_fresh = pattern.id not in self._known
+        if is_fresh:
+            self._known[pattern.id] = tuple(launch_digest(pattern.steps, link.rank) for link in self._links)
+        digests = tuple(order_digest(launches, window.batch_ids) for launches in self._known[pattern.id])
+        published_s = asyncio.get_running_loop().time()
+        self._pending.append(_Pending(window=window, digests=digests, published_s=published_s))
         for link in self._links:
-            await link.publish(fresh, window)
-        self._known.add(pattern.id)
+            await link.publish(pattern if is_fresh else None, window)
 
-    def take(self) -> WindowOutcome | None:
+    def take(self) -> WindowReport | None:
         """Return the next window that all ranks have acknowledged, or None."""
         return self._done.popleft() if self._done else None
 
@@ -64,20 +72,15 @@ class Dispatcher:
         pending = next((one for one in self._pending if one.window.number == outcome.number), None)
         if outcome.fence != self._fence or pending is None or rank in pending.outcomes:
             raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number}, which is not due from it")
-        if outcome.launched_digest != pending.window.order_digest:
+        if outcome.launched_digest != pending.digests[rank]:
             raise GroupFailedError(f"rank {rank} launched window {outcome.number} in another order than published")
         pending.outcomes[rank] = outcome
         while self._pending and len(self._pending[0].outcomes) == len(self._links):
-            self._done.append(_join(self._pending.popleft()))
+            self._done.append(self._join(self._pending.popleft()))
             self.arrived.set()
 
-
-def _join(pending: _Pending) -> WindowOutcome:
-    outcomes = pending.outcomes
-    if len({outcome.sampled_digest for outcome in outcomes.values()}) > 1:
-        raise GroupFailedError(f"the ranks drew different tokens in window {pending.window.number}")
-    return replace(outcomes[0], timings=_slowest([outcome.timings for outcome in outcomes.values()]))
-
-
-def _slowest(timings: Sequence[WindowTimings]) -> WindowTimings:
-    return max(timings, key=lambda each: each.ended_ns - each.started_ns)
+    def _join(self, pending: _Pending) -> WindowReport:
+        outcomes = [pending.outcomes[link.rank] for link in self._links]
+        if len({outcome.sampled_digest for outcome in outcomes[self._reporter :]}) > 1:
+            raise GroupFailedError(f"the ranks drew different tokens in window {pending.window.number}")
+        return WindowReport(outcome=outcomes[self._reporter], timings=tuple(one.timings for one in outcomes))

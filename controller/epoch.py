@@ -3,23 +3,27 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from controller.config import ControllerConfig
 from controller.core.admission import ModelLimits
 from controller.core.batch_manager import BatchLimits, BatchManager
 from controller.core.block_manager import BlockManager
+from controller.core.cost_model import CostModel
+from controller.core.depth import DepthControl
 from controller.core.events import Event
+from controller.core.explain import explain
+from controller.core.interleave import InterleaveOptions
+from controller.core.observer import Observer
+from controller.core.plan import Strategy, Topology
 from controller.core.planner import Planner
 from controller.core.scheduler import Scheduler, SchedulerLimits
 from controller.dispatcher import Dispatcher
 from controller.failures import first_failure
-from controller.membership.base import Member
-from controller.rank_link import Joined, JoinPlan, RankLink
-from liger.domain import BatchKind, Fence, ModelCard, Task
-from liger.errors import GroupFailedError
-
-NUM_SLOTS: Final = {"tensor": 1}  # batches in flight at most, by strategy
+from controller.forming import Formed, num_slots, topology_of
+from controller.timeline import Timeline
+from liger.domain import Fence, ModelCard
+from liger.errors import GroupFailedError, UnavailableError
+from liger.views import Explained, PlannedBatch, ProfileView
 
 
 class Epoch:
@@ -27,39 +31,61 @@ class Epoch:
 
     Args:
         fence: Goes on every message.
-        links: One a rank, in rank order.
-        joined: What each rank answered, in rank order.
+        formed: Its ranks, joined.
         config: Bounds.
         deliver: Takes what becomes of requests.
+        timeline: Takes what ran.
     """
 
     def __init__(
         self,
         *,
         fence: Fence,
-        links: Sequence[RankLink],
-        joined: Sequence[Joined],
+        formed: Formed,
         config: ControllerConfig,
         deliver: Callable[[Sequence[Event]], None],
+        timeline: Timeline,
     ) -> None:
         self.fence = fence
-        self.joined = joined
-        self.members = tuple(link.member for link in links)
+        self.joined = joined = formed.joined
+        self.members = tuple(link.member for link in formed.links)
         self.blocks = BlockManager(num_blocks=min(each.num_blocks for each in joined), block_size=joined[0].block_size)
+        card = self.members[0].model
+        strategy, topology = Strategy(config.strategy), topology_of(self.members)
+        forwards = joined[0].forwards
+        self._costs = CostModel(formed.profile) if formed.profile is not None else None
+        self._topology = topology
+        self._forwards = forwards
+        self.depth = DepthControl(
+            strategy=strategy,
+            num_stages=topology.pp_size,
+            max_depth=num_slots(config, topology),
+            forwards=forwards,
+            costs=self._costs,
+        )
         limits = BatchLimits(max_batch_tokens=config.max_batch_tokens, max_sequences=config.max_sequences)
-        self.batches = BatchManager(limits, self.blocks)
-        self.planner = Planner(joined[0].forwards)
-        self.depth = NUM_SLOTS[config.strategy]
+        self.batches = BatchManager(limits, self.blocks, self.depth)
+        self.planner = Planner(
+            forwards,
+            strategy=strategy,
+            topology=topology,
+            costs=self._costs,
+            options=InterleaveOptions(slack=config.primary_slack, window_ns=config.window_ms * 1e6),
+        )
+        self.observer = Observer(forwards, self._costs)
         self.scheduler = Scheduler(
             fence=fence,
-            limits=_limits(config, self.depth, self.members[0]),
+            limits=_limits(config, topology, card),
             planner=self.planner,
             batches=self.batches,
+            depth=self.depth,
+            observer=self.observer,
         )
-        self._links = links
+        self._links = formed.links
         self._config = config
         self._deliver = deliver
-        self._dispatcher = Dispatcher(links, fence)
+        self._timeline = timeline
+        self._dispatcher = Dispatcher(formed.links, fence, topology)
         self.wake = self._dispatcher.arrived  # set when there may be something to do
 
     async def serve(self) -> None:
@@ -77,6 +103,24 @@ class Epoch:
         except* GroupFailedError as group:
             raise first_failure(group) from group
 
+    def explain(self, batches: Sequence[PlannedBatch], depth: int) -> Explained:
+        """Plan made-up batches as this epoch's planner would.
+
+        Raises:
+            UnavailableError: The ranks have measured nothing.
+        """
+        if self._costs is None:
+            group = self.fence.group
+            raise UnavailableError(f"group {group} plans nothing: that takes several ranks and --strategy interleaved")
+        return explain(batches, depth, forwards=self._forwards, topology=self._topology, costs=self._costs)
+
+    def profile(self) -> ProfileView:
+        """Return what the ranks measured, and how well predictions hold."""
+        costs = self._costs
+        if costs is None:
+            return ProfileView()
+        return ProfileView(table=costs.table, corrections=costs.corrections(), prediction_error=costs.error)
+
     async def leave(self) -> None:
         """Tell the ranks that the epoch is over."""
         await asyncio.gather(*(link.leave(self.fence) for link in self._links))
@@ -85,11 +129,15 @@ class Epoch:
         """The algorithm: commit what came, expire what is late, publish what can run, wait."""
         while True:
             self.wake.clear()
-            while (outcome := self._dispatcher.take()) is not None:
-                self._deliver(self.scheduler.commit(outcome, time.monotonic_ns()))
+            while (report := self._dispatcher.take()) is not None:
+                events, spans = self.scheduler.commit(report, time.monotonic_ns())
+                self._deliver(events)
+                for rank, of_rank in spans.items():
+                    self._timeline.add(rank, of_rank)
             self._deliver(self.scheduler.expire(time.monotonic_ns()))
             while (planned := self.scheduler.next_window(time.monotonic_ns())) is not None:
                 await self._dispatcher.publish(*planned)
+            self.planner.search_cold()  # the ranks have work meanwhile
             await self._wait()
 
     async def _wait(self) -> None:
@@ -108,90 +156,11 @@ class Epoch:
                 raise GroupFailedError(f"a window was not acknowledged for {limit:.0f} s") from None
 
 
-def _limits(config: ControllerConfig, depth: int, member: Member) -> SchedulerLimits:
+def _limits(config: ControllerConfig, topology: Topology, card: ModelCard) -> SchedulerLimits:
     return SchedulerLimits(
-        depth=depth,
-        windows_ahead=config.windows_ahead,
+        windows_ahead=max(config.windows_ahead, topology.pp_size),
         max_requests=config.max_requests,
         model=ModelLimits(
-            max_length=member.model.max_length,
-            vocabulary_size=member.model.vocabulary_size,
-            num_token_types=member.model.num_token_types,
+            max_length=card.max_length, vocabulary_size=card.vocabulary_size, num_token_types=card.num_token_types
         ),
     )
-
-
-async def form_epoch(
-    *,
-    fence: Fence,
-    members: Sequence[Member],
-    config: ControllerConfig,
-    deliver: Callable[[Sequence[Event]], None],
-    on_progress: Callable[[int, str, float], None],
-) -> Epoch:
-    """Make the members join, in rank order.
-
-    Args:
-        fence: The new epoch's.
-        members: One a rank, in rank order.
-        config: Bounds.
-        deliver: Takes what becomes of requests.
-        on_progress: Takes (rank, phase, share done).
-
-    Raises:
-        GroupFailedError: A rank could not join.
-    """
-    links = [RankLink(member, rank) for rank, member in enumerate(members)]
-    try:
-        joined = await _join_all(links, fence, config, on_progress)
-    except BaseException:
-        await asyncio.gather(*(link.leave(fence) for link in links))
-        raise
-    return Epoch(fence=fence, links=links, joined=joined, config=config, deliver=deliver)
-
-
-async def _join_all(
-    links: Sequence[RankLink], fence: Fence, config: ControllerConfig, on_progress: Callable[[int, str, float], None]
-) -> list[Joined]:
-    members = [link.member for link in links]
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            joins = [tasks.create_task(_join(link, members, fence, config, on_progress)) for link in links]
-    except* GroupFailedError as group:
-        raise first_failure(group) from group
-    joined = [join.result() for join in joins]
-    _check_joined(joined, members[0].model)
-    return joined
-
-
-def _check_joined(joined: Sequence[Joined], card: ModelCard) -> None:
-    first = joined[0]
-    if any(each.forwards != first.forwards for each in joined):
-        raise GroupFailedError("the ranks reported different segments; all must run the same version and model")
-    if first.block_size < 1 or any(each.block_size != first.block_size for each in joined):
-        raise GroupFailedError("the ranks have different KV blocks; start all workers with the same --block-size")
-    needed = {BatchKind.PREFILL, BatchKind.DECODE} if Task.GENERATE in card.tasks else set()
-    if not needed | {BatchKind.ENCODE} <= first.forwards.keys():
-        raise GroupFailedError(f"the ranks cannot run what model {card.name} is for; use one version everywhere")
-
-
-async def _join(
-    link: RankLink,
-    members: Sequence[Member],
-    fence: Fence,
-    config: ControllerConfig,
-    on_progress: Callable[[int, str, float], None],
-) -> Joined:
-    member = link.member
-    plan = JoinPlan(
-        fence=fence,
-        tp_rank=link.rank % member.tp_size,
-        tp_size=member.tp_size,
-        pp_stage=link.rank // member.tp_size,
-        pp_size=member.pp_size,
-        rendezvous_endpoint=members[0].rendezvous_endpoint,
-        num_slots=NUM_SLOTS[config.strategy],
-        max_batch_tokens=config.max_batch_tokens,
-        num_rows=config.max_sequences,
-    )
-    return await link.join(plan, config.join_limit_s, lambda phase, share: on_progress(link.rank, phase, share))

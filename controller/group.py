@@ -13,13 +13,16 @@ from typing import Final
 from controller.config import ControllerConfig
 from controller.core.events import Event, RequestBroken, RequestEnded
 from controller.core.requests import Request
-from controller.epoch import Epoch, form_epoch
+from controller.epoch import Epoch
 from controller.failures import first_failure
+from controller.forming import form_epoch
 from controller.membership.base import Member, Membership
 from controller.rank_link import RankLostError
 from controller.status import GroupState, GroupStatus, RankStatus
+from controller.timeline import Timeline
 from liger.domain import Fence, FinishReason, ModelCard
 from liger.errors import GroupFailedError, UnavailableError
+from liger.views import Explained, PlannedBatch, ProfileView
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Group:
         self._members: tuple[Member, ...] = ()
         self._members_changed = asyncio.Event()
         self._epoch: Epoch | None = None
+        self.timeline = Timeline()
         self._last_epoch = 0
         self._sinks: dict[str, Sink] = {}
         self._idle = asyncio.Event()
@@ -136,7 +140,7 @@ class Group:
             state=self.state,
             epoch=self._last_epoch,
             strategy=self._config.strategy,
-            depth=epoch.depth if epoch else 0,
+            depth=epoch.scheduler.depth if epoch else 0,
             ranks=self._ranks(),
             world_size=self._members[0].world_size if self._members else 0,
             num_waiting=epoch.batches.num_waiting if epoch else 0,
@@ -147,7 +151,24 @@ class Group:
             num_windows=epoch.scheduler.num_windows if epoch else 0,
             detail=self._detail,
             progress=min(self._progress.values(), default=0.0),
+            num_in_flight=epoch.scheduler.num_in_flight if epoch else 0,
+            prediction_error=epoch.observer.prediction_error if epoch else None,
+            hidden_share=epoch.observer.hidden_share if epoch else None,
         )
+
+    def explain(self, batches: Sequence[PlannedBatch], depth: int) -> Explained:
+        """Plan made-up batches as this group would.
+
+        Raises:
+            UnavailableError: It does not serve now, or has measured nothing.
+        """
+        if self._epoch is None:
+            raise UnavailableError(f"group {self.name} does not serve now; try again", retry_after_s=RETRY_S)
+        return self._epoch.explain(batches, depth)
+
+    def profile(self) -> ProfileView:
+        """Return what the ranks measured, and how well predictions hold."""
+        return self._epoch.profile() if self._epoch else ProfileView()
 
     def _ranks(self) -> tuple[RankStatus, ...]:
         members = self._epoch.members if self._epoch else self._members
@@ -195,9 +216,9 @@ class Group:
             raise first_failure(group) from group
 
     async def _form_and_serve(self, fence: Fence, members: Sequence[Member]) -> None:
-        epoch = await form_epoch(
-            fence=fence, members=members, config=self._config, deliver=self._deliver, on_progress=self._on_progress
-        )
+        formed = await form_epoch(fence=fence, members=members, config=self._config, on_progress=self._on_progress)
+        self.timeline.clear()
+        epoch = Epoch(fence=fence, formed=formed, config=self._config, deliver=self._deliver, timeline=self.timeline)
         try:
             self._epoch = epoch
             self._say("")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from controller.core.planner import Forwards
+from controller.core.plan import Forwards
 from liger.domain import BatchKind, EncodeOutput, Fence, Lane, PoolOutput, ScoreOutput, SegmentKind
 from liger.errors import GroupFailedError
 from liger.rpc.values import from_fence, from_sampling, to_logprob

@@ -137,7 +137,7 @@ class Interleaver:
         primary = self._primary(views[0], pieces[0], views[1:])
         horizon_ns = self._alone_ns(primary)
         others = [
-            self._younger(view, count, views[:place] + views[place + 1 :], horizon_ns)
+            self._younger(view, count, (*views[:place], *views[place + 1 :]), horizon_ns)
             for place, (view, count) in enumerate(zip(views, pieces, strict=True))
             if place > 0
         ]

@@ -71,6 +71,11 @@ class Sequence:
         return self.state is SequenceState.RUNNING and not self.in_batch and 0 < self.num_drawn < self.work.max_tokens
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether its prompt is published and tokens are left to draw."""
+        return self.state is SequenceState.RUNNING and 0 < self.num_drawn < self.work.max_tokens
+
+    @property
     def next_position(self) -> int:
         """Place of the next token that a decode batch computes: the last one drawn."""
         return self.num_prompt_tokens + self.num_drawn - 1
