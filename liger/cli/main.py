@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from liger import __version__
-from liger.cli import cluster, demo, generate, infer, models, up
+from liger.cli import cluster, demo, generate, infer, models, plan, profile, timeline, up
 from liger.cli.errors import LigerGroup
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app.command("classify")(infer.classify)
 app.command("rerank")(infer.rerank)
 app.add_typer(models.app, name="models")
 app.command("status")(cluster.status)
+app.command("plan")(plan.plan)
+app.command("timeline")(timeline.timeline)
+app.command("profile")(profile.profile)
 app.command("drain")(cluster.drain)
 app.command("demo")(demo.demo)
 

@@ -12,6 +12,9 @@ Controller = Annotated[
     typer.Option("--controller", envvar="LIGER_CONTROLLER", metavar="HOST:PORT", help="Where the controller listens."),
 ]
 Model = Annotated[str, typer.Option("--model", metavar="NAME", help="Which model; may be left out where one fits.")]
+Group = Annotated[
+    str, typer.Option("--group", metavar="NAME", help="Which group; may be left out where one model is served.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_GATEWAY = "127.0.0.1:8600"

@@ -74,6 +74,21 @@ class FakeController(ControllerServiceServicer):
 
     cluster: controller_pb2.GetClusterResponse = field(default_factory=controller_pb2.GetClusterResponse)
     asked: list[Any] = field(default_factory=list)
+    plan: controller_pb2.ExplainPlanResponse = field(default_factory=controller_pb2.ExplainPlanResponse)
+    profile: controller_pb2.GetProfileResponse = field(default_factory=controller_pb2.GetProfileResponse)
+    timeline: controller_pb2.GetTimelineResponse = field(default_factory=controller_pb2.GetTimelineResponse)
+
+    def ExplainPlan(self, request, context):  # noqa: N802 - the contract's name
+        self.asked.append(request)
+        return self.plan
+
+    def GetProfile(self, request, context):  # noqa: N802 - the contract's name
+        self.asked.append(request)
+        return self.profile
+
+    def GetTimeline(self, request, context):  # noqa: N802 - the contract's name
+        self.asked.append(request)
+        return self.timeline
 
     def GetCluster(self, request, context):  # noqa: N802 - the contract's name
         return self.cluster

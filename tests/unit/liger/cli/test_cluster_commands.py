@@ -17,8 +17,9 @@ def cluster() -> controller_pb2.GetClusterResponse:
     ]
     serving = controller_pb2.GroupStatus(
         name="chat", model="smollm2", state=controller_pb2.GroupStatus.STATE_SERVING, epoch=3,
-        strategy="tensor", depth=1, ranks=ranks, world_size=2,
+        strategy="interleaved", depth=3, ranks=ranks, world_size=2,
         num_waiting=4, num_running=5, num_blocks=100, num_used_blocks=7,
+        num_in_flight=2, prediction_error=0.034, hidden_share=0.71,
     )  # fmt: skip
     forming = controller_pb2.GroupStatus(
         name="other",
@@ -36,9 +37,27 @@ def test_status_shows_groups_and_ranks(liger, controller):
     shown = liger("status").stdout
 
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line}
-    assert rows["chat"] == ["chat", "smollm2", "serving", "2/2", "3", "tensor", "(depth", "1)", "4", "5", "7/100"]
+    assert rows["chat"] == [
+        "chat",
+        "smollm2",
+        "serving",
+        "2/2",
+        "3",
+        "interleaved",
+        "(depth",
+        "3,",
+        "2",
+        "in",
+        "flight)",
+        "4",
+        "5",
+        "7/100",
+        "±3.4%",
+        "71%",
+    ]
     assert rows["w1"] == ["w1", "chat", "1", "127.0.0.1:1", "cpu", "1", "MiB", "2", "MiB"]
     assert "forming 25%" in shown
+    assert rows["other"][-4:] == ["–", "–", "loading", "[weights]"]
     assert "loading [weights]" in shown
     assert "1 gateway(s)" in shown
 
@@ -49,6 +68,8 @@ def test_status_is_json_when_asked(liger, controller):
     found = json.loads(liger("status", "--json").stdout)
 
     assert [group["phase"] for group in found["groups"]] == ["serving", "forming"]
+    assert [group["num_in_flight"] for group in found["groups"]] == [2, 0]
+    assert [group["hidden_share"] for group in found["groups"]] == [0.71, None]
 
 
 def test_status_of_an_empty_cluster_says_what_is_missing(liger):
