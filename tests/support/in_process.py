@@ -11,10 +11,11 @@ import grpc.aio
 from controller.config import ControllerConfig
 from controller.service import ControllerService
 from liger.domain import ModelCard, Task
+from liger.profile import ProfileTable
 from liger.rpc.channel import open_channel
 from liger.schedule import Pattern, Window, WindowOutcome
 from liger.v1 import controller_pb2, controller_pb2_grpc
-from tests.support.simulated_ranks import FORWARDS, SimulatedRank
+from tests.support.simulated_ranks import FORWARDS, SimulatedRank, made_profile
 from worker.config import WorkerConfig
 from worker.rank import Joined, JoinPlan, Progress
 from worker.service import WorkerService
@@ -53,9 +54,13 @@ class SimulatedEngine:
         if self.join_error is not None:
             raise self.join_error
         self._plan = plan
-        self._rank = SimulatedRank(fence=plan.fence, num_slots=plan.num_slots)
+        self._rank = SimulatedRank(fence=plan.fence, num_slots=plan.num_slots, rank=plan.rank)
         self.epochs.append(plan.fence.epoch)
         return Joined(forwards=self.forwards, num_blocks=64, block_size=self.block_size, weight_bytes=10, kv_bytes=20)
+
+    def profile(self, progress: Progress, *, fresh: bool) -> ProfileTable:
+        progress("measuring segments", 0.5)
+        return made_profile()
 
     def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
         assert self._plan is not None

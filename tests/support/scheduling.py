@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from controller.core.events import Event, RequestBroken, RequestEnded, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
-from controller.core.scheduler import Scheduler
+from controller.core.scheduler import Scheduler, WindowReport
 from liger.domain import FinishReason, Pooling, PoolOutput, Sampling, Task
 from liger.schedule import WindowOutcome
 from tests.support.simulated_ranks import SimulatedRank, drawn_token, make_scheduler
@@ -60,6 +60,11 @@ def expected_output(prompt, max_tokens, stop=(), min_tokens=0):
     return output
 
 
+def report(outcome: WindowOutcome) -> WindowReport:
+    """Return what a group of one rank says of a window."""
+    return WindowReport(outcome=outcome, timings=(outcome.timings,))
+
+
 @dataclass
 class Run:
     """A scheduler with a simulated rank; results arrive when `step` is called, windows go out as early as allowed."""
@@ -79,7 +84,8 @@ class Run:
         self.now_ns += 100
         if not self.outcomes:
             return False
-        self.events += self.scheduler.commit(self.outcomes.popleft(), self.now_ns)
+        outcome = self.outcomes.popleft()
+        self.events += self.scheduler.commit(report(outcome), self.now_ns)[0]
         return True
 
     def finish(self) -> None:

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.events import OutputMade, RequestBroken, RequestEnded, TokensMade
+from controller.core.plan import Strategy, Topology
 from controller.core.requests import GenerateWork
 from liger.domain import FinishReason
 from liger.errors import (
@@ -14,8 +15,9 @@ from liger.errors import (
     OverloadedError,
     RequestCancelledError,
 )
-from tests.support.scheduling import Run, check_clean, encode, expected_output, generate
-from tests.support.simulated_ranks import make_scheduler
+from tests.support.forwards import forwards_of
+from tests.support.scheduling import Run, check_clean, encode, expected_output, generate, report
+from tests.support.simulated_ranks import SimulatedRank, made_profile, make_scheduler
 
 
 def test_a_request_gets_its_tokens_in_order_and_ends():
@@ -257,7 +259,7 @@ def test_an_outcome_of_another_window_is_our_bug_and_loud():
     run.publish()
     run.outcomes.popleft()
     with pytest.raises(LigerError, match="is due"):
-        run.scheduler.commit(run.outcomes.popleft(), 0)
+        run.scheduler.commit(report(run.outcomes.popleft()), 0)
 
 
 @st.composite
@@ -282,6 +284,16 @@ def workloads(draw):
     return requests
 
 
+@st.composite
+def profiles(draw):
+    return made_profile(
+        compute_ns=draw(st.integers(0, 500_000)),
+        exchange_ns=draw(st.integers(0, 500_000)),
+        floor_ns=draw(st.integers(1000, 5_000_000)),
+        contention=draw(st.floats(1, 3)),
+    )
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     workload=workloads(),
@@ -289,17 +301,26 @@ def workloads(draw):
     max_sequences=st.integers(1, 5),
     max_batch_tokens=st.integers(1, 20),
     windows_ahead=st.integers(1, 3),
+    strategy=st.sampled_from(Strategy),
+    profile=profiles(),
+    num_layers=st.integers(2, 9),
 )
 def test_any_mix_of_arrivals_and_cancels_gives_every_token_once_and_leaves_nothing(
-    workload, num_blocks, max_sequences, max_batch_tokens, windows_ahead
+    workload, num_blocks, max_sequences, max_batch_tokens, windows_ahead, strategy, profile, num_layers
 ):
+    stages = (1, num_layers - 1) if strategy is Strategy.PIPELINE else (num_layers,)
+    forwards, topology = forwards_of(*stages), Topology(pp_size=len(stages))
     scheduler = make_scheduler(
+        strategy=strategy,
+        profile=profile,
+        forwards=forwards,
+        topology=topology,
         num_blocks=num_blocks,
         max_sequences=max_sequences,
         max_batch_tokens=max_batch_tokens,
         windows_ahead=windows_ahead,
     )
-    run = Run(scheduler=scheduler)
+    run = Run(scheduler=scheduler, rank=SimulatedRank(num_slots=4, forwards=forwards, topology=topology))
     cancelled = set()
     for moment in range(16):
         for request, arrival, cancel in workload:
