@@ -7,6 +7,7 @@ from liger.errors import ConfigError
 
 DEVICES = ("cpu",)
 DTYPES = ("float32", "bfloat16")
+COMMUNICATORS = ("gloo", "null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,19 @@ class WorkerConfig:
     tp_size: int = 1
     """Ranks that share each layer."""
     pp_size: int = 1
-    """Pipeline stages; only 1 is served yet."""
+    """Pipeline stages; each has tp_size ranks."""
     rank: int | None = None
     """Place in the group that this worker asks for; unset takes any."""
     controller: str = "127.0.0.1:8601"
     """host:port of the controller."""
     listen: str = "127.0.0.1:0"
-    """host:port to listen on; port 0 takes a free one. The host also carries the exchanges between ranks."""
+    """host:port to listen on; port 0 takes a free one."""
     advertise: str = ""
     """Host under which controller and other ranks reach this worker; empty takes that of --listen."""
+    exchange_host: str = ""
+    """Address of the interface for exchanges between ranks; empty takes that of --advertise or --listen."""
+    communicator: str = "gloo"
+    """How ranks exchange activations: gloo; or null, not at all, for benchmarks (outputs are meaningless)."""
     insecure: bool = False
     """Allow to listen beyond loopback without authentication."""
     device: str = "cpu"
@@ -47,6 +52,12 @@ class WorkerConfig:
     """Longest wait for the other ranks to join, after this one's weights are loaded, in seconds."""
     exchange_limit_s: float = 120.0
     """Longest wait for the other ranks in one exchange, in seconds."""
+    profile_folder: Path | None = None
+    """Where profiles (how long segments and exchanges take here) are kept; unset takes LIGER_HOME/profiles."""
+    profile_limit_s: float = 20.0
+    """Time that measuring a profile may take at the first start, in seconds; what does not fit is left out."""
+    profile_tag: str = ""
+    """Any name for what a worker cannot see, such as the link between ranks; profiles are kept apart by it."""
     drain_limit_s: float = 30.0
     """Longest wait for requests under way when the worker is asked to stop, in seconds."""
     log_level: str = "INFO"
@@ -66,13 +77,13 @@ class WorkerConfig:
             raise ConfigError(f"--device takes {' or '.join(DEVICES)}, not {self.device!r}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"--dtype takes {' or '.join(DTYPES)}, not {self.dtype!r}")
-        if self.pp_size != 1:
-            raise ConfigError("--pp-size must be 1: pipeline stages are not served yet")
-        if self.tp_size < 1 or self.block_size < 1 or self.threads < 0:
-            raise ConfigError("--tp-size and --block-size must be at least 1, --threads at least 0")
+        if self.communicator not in COMMUNICATORS:
+            raise ConfigError(f"--communicator takes {' or '.join(COMMUNICATORS)}, not {self.communicator!r}")
+        if min(self.tp_size, self.pp_size, self.block_size) < 1 or self.threads < 0:
+            raise ConfigError("--tp-size, --pp-size and --block-size must be at least 1, --threads at least 0")
         if self.rank is not None and not 0 <= self.rank < self.tp_size * self.pp_size:
             raise ConfigError(f"--rank must be 0 to {self.tp_size * self.pp_size - 1}, not {self.rank}")
-        for name in ("kv_cache_gib", "rendezvous_limit_s", "exchange_limit_s", "drain_limit_s"):
+        for name in ("kv_cache_gib", "rendezvous_limit_s", "exchange_limit_s", "profile_limit_s", "drain_limit_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a positive number")
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
@@ -92,3 +103,8 @@ class WorkerConfig:
     def host(self) -> str:
         """The host under which others reach this worker."""
         return self.advertise or self.listen.rpartition(":")[0]
+
+    @property
+    def exchange_address(self) -> str:
+        """The host of this worker's end of exchanges, and of the ranks' meeting place."""
+        return self.exchange_host or self.host

@@ -32,7 +32,8 @@ class RendezvousStore:
             listener.bind(address)
             listener.listen()
         except OSError as error:
-            raise ConfigError(f"cannot listen on {host}: {error.strerror}; set --listen or --advertise") from error
+            mend = "set --listen, --advertise or --exchange-host"
+            raise ConfigError(f"cannot listen on {host}: {error.strerror}; {mend}") from error
         port = listener.getsockname()[1]
         self.endpoint = f"{host}:{port}"
         self._store: Any = _DIST.TCPStore(
@@ -77,9 +78,9 @@ class Rendezvous:
         return prefixed
 
     def _wait_for_all(self, store: Any) -> None:
-        store.set(f"here/{self._plan.tp_rank}", "")
+        store.set(f"here/{self._plan.rank}", "")
         waited_s = 0.0
-        while not store.check([f"here/{rank}" for rank in range(self._plan.tp_size)]):
+        while not store.check([f"here/{rank}" for rank in range(self._plan.world_size)]):
             if self._aborted.wait(_POLL_S):
                 raise GroupFailedError("the group's epoch ended while its ranks were meeting")
             waited_s += _POLL_S

@@ -1,24 +1,36 @@
-"""Collectives of CPU ranks by Gloo: TCP, in Gloo's own threads, so that they run beside compute."""
+"""Exchanges of CPU ranks by Gloo: TCP, in Gloo's own threads, so that they run beside compute."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from liger.errors import GroupFailedError
+from worker.communicator.base import Exchange
+from worker.communicator.local import DoneExchange
 
 _GLOO: Any = dist.ProcessGroupGloo  # torch's stubs leave its methods out
+_NUM_THREADS: Final = 2  # beside busy compute, one falls behind
 
 
 class GlooExchange:
-    """One collective under way."""
+    """One exchange under way."""
 
     def __init__(self, work: Any, result: Callable[[], tuple[Tensor, ...]]) -> None:
         self._work = work
         self._result = result
+        ended: list[int] = []  # the callback holds no more than this, or exchanges would hold themselves
+        work.get_future().add_done_callback(lambda _: ended.append(time.perf_counter_ns()))
+        self._ended = ended
+
+    @property
+    def ended_ns(self) -> int | None:
+        """When it was done; None while it is under way."""
+        return self._ended[0] if self._ended else None
 
     def wait(self) -> tuple[Tensor, ...]:
         """Return what it gave."""
@@ -33,9 +45,9 @@ class GlooCommunicator:
     """One Gloo process group for one epoch. Implements `Communicator`.
 
     Args:
-        store: Rendezvous keys of this epoch alone.
-        rank: This rank.
-        world_size: All ranks.
+        store: Rendezvous keys of this group and epoch alone.
+        rank: This rank's place in the group.
+        world_size: Ranks of the group.
         host: Address of this rank's interface for exchanges.
         limit_s: Longest wait for the other ranks, in seconds.
 
@@ -49,6 +61,7 @@ class GlooCommunicator:
         options = _GLOO._Options()  # noqa: SLF001 - the only way to name the interface
         options._devices = [_GLOO.create_device(hostname=host)]  # noqa: SLF001
         options._timeout = timedelta(seconds=limit_s)  # noqa: SLF001
+        options._threads = _NUM_THREADS  # noqa: SLF001
         try:
             self._group = _GLOO(store, rank, world_size, options)
         except RuntimeError as error:
@@ -63,6 +76,12 @@ class GlooCommunicator:
         parts = [torch.empty_like(part) for _ in range(self.world_size)]
         return GlooExchange(self._group.allgather([parts], [part]), lambda: tuple(parts))
 
+    def broadcast(self, tensor: Tensor) -> GlooExchange:
+        """Bring rank 0's tensor into every rank's."""
+        options = dist.BroadcastOptions()
+        options.rootRank, options.rootTensor = 0, 0
+        return GlooExchange(self._group.broadcast([tensor], options), lambda: (tensor,))
+
     def abort(self) -> None:
         """End all exchanges under way with an error."""
         self._group.abort()
@@ -70,6 +89,37 @@ class GlooCommunicator:
     def close(self) -> None:
         """Let go of connections."""
         self._group.shutdown()
+
+
+class GlooLinks:
+    """Ways to other stages, each a group of two whose rank 0 sends. Implements `StageLinks`.
+
+    Args:
+        outgoing: By the stage that receives.
+        incoming: By the stage that sends.
+    """
+
+    def __init__(self, outgoing: Mapping[int, GlooCommunicator], incoming: Mapping[int, GlooCommunicator]) -> None:
+        self._outgoing = outgoing
+        self._incoming = incoming
+
+    def send(self, tensor: Tensor, stage: int) -> Exchange:
+        """Send to a stage; Gloo keeps the tensor until it has gone."""
+        return self._outgoing[stage].broadcast(tensor) if tensor.numel() else DoneExchange(tensor)
+
+    def receive(self, tensor: Tensor, stage: int) -> Exchange:
+        """Receive from a stage."""
+        return self._incoming[stage].broadcast(tensor) if tensor.numel() else DoneExchange(tensor)
+
+    def abort(self) -> None:
+        """End all exchanges under way with an error."""
+        for link in (*self._outgoing.values(), *self._incoming.values()):
+            link.abort()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        for link in (*self._outgoing.values(), *self._incoming.values()):
+            link.close()
 
 
 def _first_line(error: Exception) -> str:

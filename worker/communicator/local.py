@@ -3,12 +3,17 @@
 from torch import Tensor
 
 
-class _Done:
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
+class DoneExchange:
+    """An exchange without anything to do. Implements `Exchange`."""
+
+    ended_ns = 0
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._tensors = tensors
 
     def wait(self) -> tuple[Tensor, ...]:
-        return (self._tensor,)
+        """Return what it gave."""
+        return self._tensors
 
 
 class LocalCommunicator:
@@ -17,13 +22,13 @@ class LocalCommunicator:
     rank = 0
     world_size = 1
 
-    def all_reduce(self, partial: Tensor) -> _Done:
+    def all_reduce(self, partial: Tensor) -> DoneExchange:
         """Return the partial sums: they are the whole."""
-        return _Done(partial)
+        return DoneExchange(partial)
 
-    def all_gather(self, part: Tensor) -> _Done:
+    def all_gather(self, part: Tensor) -> DoneExchange:
         """Return the part: it is the whole."""
-        return _Done(part)
+        return DoneExchange(part)
 
     def abort(self) -> None:
         """Do nothing: no exchange ever waits."""

@@ -116,8 +116,17 @@ class Shard:
 
     def mlp(self, layer: int, act: Activation) -> Tensor:
         """Take the addends in and run the MLP: this rank's partial sums [num_tokens, hidden]."""
+        return self.mlp_rows(layer, self.mlp_input(layer, act))
+
+    def mlp_input(self, layer: int, act: Activation) -> Tensor:
+        """Take the addends in: what `mlp_rows` reads, [num_tokens, hidden]; good until the next segment's addends."""
         weights = self._weights[layer]
-        hidden = weights.up(self._take_addends(act, weights.mlp_norm, weights.down_bias))
+        return self._take_addends(act, weights.mlp_norm, weights.down_bias)
+
+    def mlp_rows(self, layer: int, hidden: Tensor) -> Tensor:
+        """Run the MLP on some rows of its input: this rank's partial sums [rows, hidden]."""
+        weights = self._weights[layer]
+        hidden = weights.up(hidden)
         if self.spec.gated_mlp:
             gate, hidden = hidden.chunk(2, -1)
             return weights.down(self._activate(gate).mul_(hidden))

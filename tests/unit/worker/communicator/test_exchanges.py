@@ -35,6 +35,7 @@ def plan_of(store, rank, size, epoch=1):
         num_slots=1,
         max_batch_tokens=1,
         num_rows=1,
+        stage_layers=(1,),
     )
 
 
