@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -9,18 +10,23 @@ import torch
 
 from liger.domain import BatchKind, ModelCard
 from liger.errors import ConfigError, GroupFailedError, LigerError
+from liger.models.store import liger_home
+from liger.profile import ProfileTable
 from liger.schedule import Pattern, Window, WindowOutcome
-from worker.communicator.base import Communicator
-from worker.communicator.gloo import GlooCommunicator
-from worker.communicator.local import LocalCommunicator
+from worker.communicator.connections import Connections, Connector
 from worker.config import WorkerConfig
 from worker.executor import Executor
 from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache, bytes_per_block
+from worker.profiler.identity import hardware_name
+from worker.profiler.profiler import Profiler
+from worker.profiler.store import ProfileStore
+from worker.profiler.subject import Subject, make_subject
 from worker.rank import Joined, JoinPlan, Progress
 from worker.rendezvous import Rendezvous, RendezvousStore
+from worker.runner import SegmentRunner
 from worker.sampling.sampler import Sampler
-from worker.segments import forwards
+from worker.segments import Forwards, forwards
 from worker.sequences import SequenceTable
 from worker.shards.folder import fingerprint, read_spec
 from worker.shards.loading import load_shard
@@ -45,14 +51,14 @@ class Engine:
         self._config = config
         self._spec = read_spec(config.model_folder)
         self._dtype = DTYPES[config.dtype]
-        self._forwards = forwards(self._spec)
         self._num_threads = config.threads or os.cpu_count() or 1
         torch.set_num_threads(self._num_threads)
-        self._store = RendezvousStore(config.host)
+        self._store = RendezvousStore(config.exchange_address)
         self._shard: Shard | None = None
-        self._held: tuple[int, int] | None = None  # tp_rank and tp_size of the shard
-        self._communicator: Communicator | None = None
+        self._held: tuple[int, int, range] | None = None  # tp_rank, tp_size and layers of the shard
+        self._connections: Connections | None = None
         self._executor: Executor | None = None
+        self._subject: Subject | None = None  # of the epoch's profile
         self._aborted = threading.Event()
         self.card = _card(config, self._spec)
 
@@ -69,27 +75,35 @@ class Engine:
     def join(self, plan: JoinPlan, progress: Progress) -> Joined:
         """Load weights and find the other ranks."""
         self._aborted.clear()
+        segments = forwards(self._spec, plan.stage_layers)
         shard = self._load(plan, progress)
         progress("waiting for the other ranks", 1.0)
-        self._communicator = self._connect(plan)
-        cache = self._allocate(shard)
-        table = SequenceTable(plan.num_rows)
-        inputs = InputBuilder(spec=self._spec, table=table, cache=cache, dtype=self._dtype, device="cpu")
-        self._executor = Executor(
-            shard=shard,
-            communicator=self._communicator,
-            forwards=self._forwards,
-            table=table,
-            inputs=inputs,
-            sampler=Sampler(self._vocabulary(plan.tp_size), plan.tp_rank) if cache else None,
+        self._connections = connections = self._connect(plan)
+        cache = self._allocate(shard) if BatchKind.DECODE in segments else None
+        self._executor = self._build_executor(plan, segments, shard, cache, connections)
+        self._subject = make_subject(
+            self._config, self.card, plan, shard=shard, communicator=connections.stage, cache=cache, dtype=self._dtype
         )
         return Joined(
-            forwards=self._forwards,
+            forwards=segments,
             num_blocks=cache.num_blocks if cache else 0,
             block_size=self._config.block_size,
             weight_bytes=shard.weight_bytes,
             kv_bytes=cache.num_bytes if cache else 0,
         )
+
+    def profile(self, progress: Progress, *, fresh: bool = False) -> ProfileTable:
+        """Give the profile of this rank's stage, the same on all its ranks."""
+        if self._subject is None:
+            raise LigerError("a profile was asked for before the rank had joined")
+        profiler = Profiler(
+            ProfileStore(self._config.profile_folder or liger_home() / "profiles"),
+            hardware=hardware_name(self.device),
+            limit_s=self._config.profile_limit_s,
+            progress=progress,
+            aborted=self._aborted,
+        )
+        return profiler.profile(self._subject, fresh=fresh)
 
     def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
         """Execute a window."""
@@ -98,26 +112,44 @@ class Engine:
         return self._executor.run(pattern, window)
 
     def abort(self) -> None:
-        """Make a `join` or `run` under way end with an error."""
+        """Make a `join`, `profile` or `run` under way end with an error."""
         self._aborted.set()
-        communicator = self._communicator  # the launching thread may let go of it meanwhile
-        if communicator is not None:
-            communicator.abort()
+        connections = self._connections  # the launching thread may let go of them meanwhile
+        if connections is not None:
+            connections.abort()
 
     def leave(self) -> None:
         """Let go of the epoch; weights stay."""
-        self._executor = None
-        if self._communicator is not None:
-            self._communicator.close()
-            self._communicator = None
+        self._executor, self._subject = None, None
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
 
     def close(self) -> None:
         """Let go of everything."""
         self.leave()
         self._store.close()
 
+    def _build_executor(
+        self, plan: JoinPlan, segments: Forwards, shard: Shard, cache: KvCache | None, connections: Connections
+    ) -> Executor:
+        table = SequenceTable(plan.num_rows)
+        inputs = InputBuilder(spec=self._spec, table=table, cache=cache, dtype=self._dtype, device="cpu")
+        draws = cache is not None and plan.pp_stage == plan.pp_size - 1
+        runner = SegmentRunner(
+            shard=shard,
+            communicator=connections.stage,
+            links=connections.links,
+            table=table,
+            inputs=inputs,
+            sampler=Sampler(self._vocabulary(plan.tp_size), plan.tp_rank) if draws else None,
+            clock_ns=time.perf_counter_ns,
+        )
+        return Executor(plan=plan, forwards=segments, table=table, inputs=inputs, runner=runner)
+
     def _load(self, plan: JoinPlan, progress: Progress) -> Shard:
-        if self._shard is None or self._held != (plan.tp_rank, plan.tp_size):
+        wanted = (plan.tp_rank, plan.tp_size, plan.layers)
+        if self._shard is None or self._held != wanted:
             self._shard = None
             progress("loading weights", 0.0)
             self._shard = load_shard(
@@ -125,10 +157,11 @@ class Engine:
                 self._spec,
                 tp_rank=plan.tp_rank,
                 tp_size=plan.tp_size,
+                layers=plan.layers,
                 dtype=self._dtype,
                 progress=lambda share: self._report_load(progress, share),
             )
-            self._held = (plan.tp_rank, plan.tp_size)
+            self._held = wanted
         return self._shard
 
     def _report_load(self, progress: Progress, share: float) -> None:
@@ -136,23 +169,18 @@ class Engine:
             raise GroupFailedError("loading was given up: the group's epoch ended")
         progress("loading weights", share)
 
-    def _connect(self, plan: JoinPlan) -> Communicator:
-        if plan.tp_size == 1:
-            return LocalCommunicator()
-        rendezvous = Rendezvous(plan, limit_s=self._config.rendezvous_limit_s, aborted=self._aborted)
-        return GlooCommunicator(
-            rendezvous.meet(),
-            rank=plan.tp_rank,
-            world_size=plan.tp_size,
-            host=self._config.host,
-            limit_s=self._config.exchange_limit_s,
-        )
+    def _connect(self, plan: JoinPlan) -> Connections:
+        config = self._config
+        rendezvous = Rendezvous(plan, limit_s=config.rendezvous_limit_s, aborted=self._aborted)
+        store = rendezvous.meet() if plan.world_size > 1 else None
+        connector = Connector(plan, store, host=config.exchange_address, limit_s=config.exchange_limit_s)
+        return connector.connect(is_null=config.communicator == "null")
 
-    def _allocate(self, shard: Shard) -> KvCache | None:
-        if BatchKind.DECODE not in self._forwards:
-            return None
+    def _allocate(self, shard: Shard) -> KvCache:
         size = self._config.block_size
-        block_bytes = bytes_per_block(self._spec, shard.num_kv_heads, self._dtype, block_size=size)
+        block_bytes = bytes_per_block(
+            self._spec, shard.num_kv_heads, self._dtype, block_size=size, num_layers=len(shard.layers)
+        )
         num_blocks = int(self._config.kv_cache_gib * 2**30 / block_bytes)
         if num_blocks == 0:
             raise ConfigError(f"--kv-cache-gib {self._config.kv_cache_gib} holds no block of {block_bytes} bytes")

@@ -19,6 +19,17 @@ from worker.shards.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a batch takes from the sequence table when it starts, however late its first segment on this rank is."""
+
+    rows: BatchRows
+    num_tokens: int
+    block_tables: tuple[tuple[int, ...], ...] = ()  # of each row, with the blocks appended for this batch
+    draws: tuple[Draw, ...] = ()  # one a token to draw
+    draw_rows: tuple[int, ...] = ()  # their rows of the sequence table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchInputs:
     """A batch, ready for its first segment."""
 
@@ -60,23 +71,53 @@ class InputBuilder:
         self._device = device
 
     def build(self, rows: BatchRows) -> BatchInputs:
-        """Prepare a batch; appends its KV blocks to the sequence table.
+        """Claim and prepare a batch at once.
 
         Raises:
             ScheduleRefusedError: It names rows that no sequence holds.
         """
-        match rows:
-            case PrefillRows():
-                return self._prefill(rows)
-            case DecodeRows():
-                return self._decode(rows)
-            case EncodeRows():
-                return self._encode(rows)
+        return self.prepare(self.claim(rows))
 
-    def _prefill(self, rows: PrefillRows) -> BatchInputs:
-        attend = self._paged(rows, rows.num_tokens, rows.starts)
-        ends = tuple(accumulate(rows.num_tokens))
-        drawing = [place for place, samples in enumerate(rows.samples) if samples]
+    def claim(self, rows: BatchRows) -> Claim:
+        """Take what a batch needs of the sequence table; appends its KV blocks there.
+
+        Raises:
+            ScheduleRefusedError: It names rows that no sequence holds.
+        """
+        if isinstance(rows, EncodeRows):
+            return Claim(rows=rows, num_tokens=len(rows.token_ids))
+        table = self._table
+        table.check_known(rows.rows)
+        table.append(rows.appends)
+        if isinstance(rows, DecodeRows):
+            drawing = [(row, position + 1) for row, position in zip(rows.rows, rows.positions, strict=True)]
+        else:
+            chunks = zip(rows.rows, rows.starts, rows.num_tokens, rows.samples, strict=True)
+            drawing = [(row, start + count) for row, start, count, samples in chunks if samples]
+        return Claim(
+            rows=rows,
+            num_tokens=len(rows.rows) if isinstance(rows, DecodeRows) else len(rows.token_ids),
+            block_tables=tuple(map(tuple, table.block_tables(rows.rows))),
+            draws=tuple(table.draw(row, position) for row, position in drawing),
+            draw_rows=tuple(row for row, _ in drawing),
+        )
+
+    def prepare(self, claim: Claim) -> BatchInputs:
+        """Return a batch's tensors; those of a decode batch hold its sequences' last tokens as they are now."""
+        match claim.rows:
+            case PrefillRows():
+                return self._prefill(claim, claim.rows)
+            case DecodeRows():
+                return self._decode(claim, claim.rows)
+            case EncodeRows():
+                return self._encode(claim.rows)
+
+    def new_residual(self, claim: Claim) -> Tensor:
+        """Return memory for what another stage sends of a batch, [num_tokens, hidden]."""
+        return torch.empty(claim.num_tokens, self._spec.hidden_size, dtype=self._dtype, device=self._device)
+
+    def _prefill(self, claim: Claim, rows: PrefillRows) -> BatchInputs:
+        ends = accumulate(rows.num_tokens)
         positions = [
             start + offset for start, count in zip(rows.starts, rows.num_tokens, strict=True) for offset in range(count)
         ]
@@ -84,25 +125,20 @@ class InputBuilder:
             token_ids=self._ids(rows.token_ids),
             positions=self._ids(positions),
             token_type_ids=None,
-            attend=attend,
-            draws=tuple(
-                self._table.draw(rows.rows[place], rows.starts[place] + rows.num_tokens[place]) for place in drawing
-            ),
-            draw_places=self._ids([ends[place] - 1 for place in drawing]),
-            draw_rows=self._ids([rows.rows[place] for place in drawing]),
+            attend=self._paged(claim, rows.num_tokens, rows.starts),
+            draws=claim.draws,
+            draw_places=self._ids([end - 1 for end, samples in zip(ends, rows.samples, strict=True) if samples]),
+            draw_rows=self._ids(claim.draw_rows),
         )
 
-    def _decode(self, rows: DecodeRows) -> BatchInputs:
-        attend = self._paged(rows, (1,) * len(rows.rows), rows.positions)
+    def _decode(self, claim: Claim, rows: DecodeRows) -> BatchInputs:
         table_rows = self._ids(rows.rows)
         return BatchInputs(
             token_ids=self._table.take_tokens(table_rows),
             positions=self._ids(rows.positions),
             token_type_ids=None,
-            attend=attend,
-            draws=tuple(
-                self._table.draw(row, position + 1) for row, position in zip(rows.rows, rows.positions, strict=True)
-            ),
+            attend=self._paged(claim, (1,) * len(rows.rows), rows.positions),
+            draws=claim.draws,
             draw_rows=table_rows,
         )
 
@@ -123,15 +159,13 @@ class InputBuilder:
             outputs=rows.outputs,
         )
 
-    def _paged(self, rows: PrefillRows | DecodeRows, num_tokens: Sequence[int], starts: Sequence[int]) -> Attend:
+    def _paged(self, claim: Claim, num_tokens: Sequence[int], starts: Sequence[int]) -> Attend:
         assert self._cache is not None, "a model without a KV cache has no prefill or decode forward"
-        self._table.check_known(rows.rows)
-        self._table.append(rows.appends)
         return build_paged_attention(
             self._cache,
             num_tokens=num_tokens,
             starts=starts,
-            block_tables=self._table.block_tables(rows.rows),
+            block_tables=claim.block_tables,
             windows=self._spec.sliding_windows,
         )
 

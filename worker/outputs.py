@@ -42,8 +42,13 @@ class EncodeOutputs:
         self._targets = inputs.token_ids[[place + 1 for place in self._scored]]
         self.candidates = self._candidates(shard, hidden)  # what this rank sends in the gather
 
+    @property
+    def needs_candidates(self) -> bool:
+        """Whether the results are made from all ranks' candidates; else the gather brings nothing."""
+        return bool(self._scored)
+
     def results(self, parts: Sequence[Tensor]) -> tuple[ItemResult, ...]:
-        """Return one result an input, from all ranks' candidates in rank order."""
+        """Return one result an input, from all ranks' candidates in rank order if they are needed."""
         likelihoods = iter(joined_likelihood(parts, self._targets.tolist()) if self._scored else ())
         return tuple(
             ItemResult(

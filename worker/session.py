@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from liger.domain import Fence
 from liger.errors import LigerError, StaleFenceError
+from liger.profile import ProfileTable
 from liger.schedule import Pattern, Window, WindowOutcome
 from worker.guard import WindowGuard
 from worker.launcher import Launcher, WindowRun
@@ -68,6 +69,26 @@ class Session:
     def start(self) -> None:
         """Begin to take epochs."""
         self._launcher.start()
+
+    async def profile(
+        self, fence: Fence, progress: asyncio.Queue[tuple[str, float] | None], *, fresh: bool
+    ) -> ProfileTable:
+        """Measure the model before the epoch's conversation. Progress goes to the queue, then None.
+
+        Raises:
+            StaleFenceError: Another epoch runs, or none, or its conversation has begun.
+            LigerError: The engine could not measure.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            if self.state is not SessionState.JOINED or fence != self._fence or self._is_attached:
+                raise StaleFenceError(f"epoch {fence.epoch} of group {fence.group} cannot be measured now")
+            work = self._launcher.call(
+                lambda: self._engine.profile(lambda *said: _post(loop, progress, said), fresh=fresh)
+            )
+            return await asyncio.wrap_future(work)
+        finally:
+            loop.call_soon(progress.put_nowait, None)
 
     def attach(self, fence: Fence) -> int:
         """Begin the epoch's conversation; return the last window executed.
@@ -159,11 +180,17 @@ class Session:
         loop = asyncio.get_running_loop()
         outcomes: asyncio.Queue[WindowOutcome | LigerError] = asyncio.Queue()
         self._outcomes = outcomes
-        self._guard = WindowGuard(fence=plan.fence, forwards=joined.forwards, num_slots=plan.num_slots)
+        self._guard = WindowGuard(
+            fence=plan.fence,
+            forwards=joined.forwards,
+            num_slots=plan.num_slots,
+            tp_size=plan.tp_size,
+            pp_size=plan.pp_size,
+        )
         self._windows = WindowRun(self._engine.run, lambda outcome: _post(loop, outcomes, outcome))
         self._last_executed = 0
         self.state = SessionState.JOINED
-        _LOG.info("joined", extra={"group": plan.fence.group, "epoch": plan.fence.epoch, "rank": plan.tp_rank})
+        _LOG.info("joined", extra={"group": plan.fence.group, "epoch": plan.fence.epoch, "rank": plan.rank})
         return joined
 
     async def _end(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from liger.digest import order_digest, pattern_digest
+from liger.digest import launch_digest, order_digest, pattern_digest
 from liger.domain import BatchKind, Lane
 from liger.errors import NotServedError, ScheduleRefusedError, StaleFenceError
 from liger.rpc.status import from_message, from_rpc_error
@@ -54,7 +54,7 @@ def fence(epoch: int) -> types_pb2.Fence:
     return types_pb2.Fence(leader_term=1, group="llama", epoch=epoch)
 
 
-def join(worker: WorkerServiceStub, epoch: int) -> list[pb.JoinGroupResponse]:
+def join(worker: WorkerServiceStub, epoch: int, stage_layers: tuple[int, ...] = (3,)) -> list[pb.JoinGroupResponse]:
     request = pb.JoinGroupRequest(
         fence=fence(epoch),
         tp_rank=0,
@@ -63,15 +63,20 @@ def join(worker: WorkerServiceStub, epoch: int) -> list[pb.JoinGroupResponse]:
         num_slots=1,
         max_batch_tokens=64,
         num_rows=4,
+        stage_layers=stage_layers,
         rendezvous_endpoint="127.0.0.1:1",
     )
     return list(worker.JoinGroup(request, timeout=LIMIT_S))
 
 
+def steps_of(joined: pb.JoinGroupJoined) -> list[Step]:
+    segments = next(forward.segments for forward in joined.forwards if forward.kind == BatchKind.ENCODE)
+    return [Step(operand=0, segment=place, lane=Lane(segment.lane)) for place, segment in enumerate(segments)]
+
+
 def encode_window(joined: pb.JoinGroupJoined, epoch: int, number: int) -> Iterator[pb.ExecuteRequest]:
     """Give the pattern and the schedule of one encode batch that pools the last token."""
-    segments = next(forward.segments for forward in joined.forwards if forward.kind == BatchKind.ENCODE)
-    steps = [Step(operand=0, segment=place, lane=Lane(segment.lane)) for place, segment in enumerate(segments)]
+    steps = steps_of(joined)
     pattern_id = pattern_digest([BatchKind.ENCODE], steps)
     places = [pb.Pattern.Step(operand=0, segment=step.segment, lane=int(step.lane)) for step in steps]
     yield pb.ExecuteRequest(pattern=pb.Pattern(id=pattern_id, operands=[types_pb2.BATCH_KIND_ENCODE], steps=places))
@@ -83,7 +88,7 @@ def encode_window(joined: pb.JoinGroupJoined, epoch: int, number: int) -> Iterat
         pattern_id=pattern_id,
         batch_ids=[1],
         batch_starts=[pb.BatchStart(batch_id=1, kind=types_pb2.BATCH_KIND_ENCODE, slot=0, encode=rows)],
-        order_digest=order_digest(steps, [1]),
+        order_digest=order_digest(pattern_id, [1]),
         timed=True,
     )
     yield pb.ExecuteRequest(schedule=schedule)
@@ -113,11 +118,13 @@ def test_a_window_runs_as_published_and_gives_what_transformers_gives(worker, mo
 
     attached, result = converse(worker, requests)
 
-    schedule = requests[-1].schedule
     assert attached.HasField("attached")
     assert result.result.number == 1
-    assert result.result.launched_digest == schedule.order_digest
-    assert len(result.result.timings.step_ends_ns) == len(requests[1].pattern.steps)
+    assert result.result.launched_digest == order_digest(launch_digest(steps_of(last.joined), 0), [1])
+    spans = result.result.timings.spans
+    assert sorted(span.step for span in spans) == list(range(len(requests[1].pattern.steps)))
+    assert all(span.window == 1 and span.begin_ns <= span.end_ns for span in spans)
+    assert sum(result.result.timings.batch_compute_ns) == result.result.timings.compute_ns > 0
     with torch.no_grad():
         wanted = model[1].model(torch.tensor([TOKEN_IDS])).last_hidden_state[0, -1].numpy()
     np.testing.assert_allclose(result.result.batches[0].items[0].values, wanted, atol=1e-4)
@@ -132,6 +139,12 @@ def test_a_window_with_a_gap_ends_the_conversation_with_its_reason(worker):
     error = from_message(last.failure)
     assert isinstance(error, ScheduleRefusedError)
     assert "window 5 came after window 0" in error.message
+
+
+def test_stages_that_are_not_the_models_layers_are_refused(worker):
+    with pytest.raises(grpc.RpcError) as caught:
+        join(worker, epoch=3, stage_layers=(2,))
+    assert "stages of 2 layers do not make up the model's 3 layers" in caught.value.details()
 
 
 def test_an_epoch_that_is_over_can_be_joined_attached_and_left_no_more(worker):
