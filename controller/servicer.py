@@ -28,6 +28,7 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         self._groups = groups
         self._gateways = gateways
         self._membership = membership
+        self._explaining = asyncio.Lock()
 
     async def Connect(
         self, request_iterator: AsyncIterator[controller_pb2.ConnectRequest], context: Context
@@ -76,11 +77,13 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
     async def ExplainPlan(
         self, request: controller_pb2.ExplainPlanRequest, context: Context
     ) -> controller_pb2.ExplainPlanResponse:
-        """Plan made-up batches without running them."""
+        """Plan made-up batches without running them; one at a time and beside the loop, because it may take long."""
         group = self._groups.choose(request.group)
         batches = to_planned(request, group.model)
         depth = request.depth or max(1, group.status().depth)
-        return from_explained(group.name, group.explain(batches, depth))
+        async with self._explaining:
+            explained = await asyncio.to_thread(group.explain, batches, depth)
+        return from_explained(group.name, explained)
 
     async def GetTimeline(
         self, request: controller_pb2.GetTimelineRequest, context: Context
