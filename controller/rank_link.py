@@ -1,4 +1,4 @@
-"""One rank as the controller reaches it: join, execute, leave."""
+"""One rank as the controller reaches it: join, profile, execute, leave."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,11 +8,13 @@ import grpc
 import grpc.aio
 
 from controller.codec.ranks import from_pattern, from_window, to_forwards, to_outcome
-from controller.core.planner import Forwards
+from controller.core.plan import Forwards
 from controller.membership.base import Member
 from liger.domain import Fence
-from liger.errors import GroupFailedError
+from liger.errors import GroupFailedError, InvalidRequestError
+from liger.profile import ProfileTable
 from liger.rpc.channel import open_channel
+from liger.rpc.profile import to_profile
 from liger.rpc.status import from_message, from_rpc_error
 from liger.rpc.values import from_fence
 from liger.schedule import Pattern, Window, WindowOutcome
@@ -92,6 +94,29 @@ class RankLink:
         except asyncio.CancelledError as error:
             raise self._cancelled(error) from error
         raise GroupFailedError(f"{self._name} ended JoinGroup without a result")
+
+    async def profile(
+        self, fence: Fence, limit_s: float, on_progress: Callable[[str, float], None], *, fresh: bool = False
+    ) -> ProfileTable:
+        """Make the worker measure, together with the others; comes after `join` and before `attach`.
+
+        Raises:
+            GroupFailedError: It could not, or what it measured cannot be.
+        """
+        request = worker_pb2.ProfileRequest(fence=from_fence(fence), fresh=fresh)
+        try:
+            async for response in self._stub.Profile(request, timeout=limit_s):
+                if response.HasField("progress"):
+                    on_progress(response.progress.phase, response.progress.fraction)
+                elif response.HasField("table"):
+                    return to_profile(response.table)
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from error
+        except InvalidRequestError as error:
+            raise GroupFailedError(f"{self._name} measured what cannot be: {error.message}") from error
+        raise GroupFailedError(f"{self._name} ended Profile without a result")
 
     async def attach(self, fence: Fence) -> None:
         """Begin the epoch's conversation."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from liger.domain import BatchKind, Fence, ModelCard
+from liger.profile import ProfileTable
 from liger.schedule import Pattern, Segment, Window, WindowOutcome
 
 Progress = Callable[[str, float], None]
@@ -55,7 +56,7 @@ class Joined:
 
 
 class RankEngine(Protocol):
-    """What computes on this rank. Calls block; `join`, `run` and `leave` come one at a time."""
+    """What computes on this rank. Calls block; `join`, `profile`, `run` and `leave` come one at a time."""
 
     @property
     def card(self) -> ModelCard:
@@ -80,6 +81,18 @@ class RankEngine(Protocol):
         """
         ...
 
+    def profile(self, progress: Progress, *, fresh: bool) -> ProfileTable:
+        """Measure segments, exchanges and co-runs together with the other ranks; comes before the first `run`.
+
+        Args:
+            progress: Takes what is being done.
+            fresh: Measures even if all ranks have a profile on disk.
+
+        Raises:
+            LigerError: Another rank failed, or no epoch runs.
+        """
+        ...
+
     def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
         """Execute a window.
 
@@ -89,7 +102,7 @@ class RankEngine(Protocol):
         ...
 
     def abort(self) -> None:
-        """Make a `join` or `run` under way end with an error. May be called from another thread."""
+        """Make a `join`, `profile` or `run` under way end with an error. May be called from another thread."""
         ...
 
     def leave(self) -> None:

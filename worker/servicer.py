@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import grpc.aio
 
-from liger.errors import InvalidRequestError, LigerError, NotServedError
+from liger.errors import InvalidRequestError, LigerError
+from liger.rpc.profile import from_profile
 from liger.rpc.status import to_message
 from liger.rpc.streams import until_ended
 from liger.v1 import types_pb2, worker_pb2, worker_pb2_grpc
@@ -65,11 +66,19 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         await self._session.leave(to_fence(request.fence))
         return worker_pb2.LeaveResponse()
 
-    def Profile(
+    async def Profile(
         self, request: worker_pb2.ProfileRequest, context: Context
     ) -> AsyncIterator[worker_pb2.ProfileResponse]:
-        """Measure segments and collectives; comes with interleaving."""
-        raise NotServedError("profiles are not served yet: plans of depth 1 need none")
+        """Measure segments, exchanges and co-runs."""
+        progress: asyncio.Queue[tuple[str, float] | None] = asyncio.Queue()
+        profile = asyncio.create_task(self._session.profile(to_fence(request.fence), progress, fresh=request.fresh))
+        try:
+            while (said := await progress.get()) is not None:
+                message = worker_pb2.JoinProgress(phase=said[0], fraction=said[1])
+                yield worker_pb2.ProfileResponse(progress=message)
+            yield worker_pb2.ProfileResponse(table=from_profile(await profile))
+        finally:
+            profile.cancel()
 
     async def GetAssets(
         self, request: worker_pb2.GetAssetsRequest, context: Context

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from liger.domain import BatchKind, ClassifyOutput, EncodeOutput, PoolOutput, Sampling, SegmentKind
 from liger.schedule import BatchRows, BlockAppends, DecodeRows, EncodeRows, PrefillRows, SequenceStart
-from worker.inputs import BatchInputs, InputBuilder
+from worker.inputs import Claim, InputBuilder
 from worker.kv_cache import KvCache
 from worker.outputs import EncodeOutputs
 from worker.profiler.plan import Shape, block_tables
@@ -68,7 +68,8 @@ class BatchMaker:
             self._table.start(SequenceStart(row=row, sampling=Sampling(), sample=0, num_prompt_tokens=num_tokens))
         return TimedBatch(
             shard=self._shard,
-            inputs=self._inputs.build(self._rows(shape)),
+            inputs=self._inputs,
+            claim=self._inputs.claim(self._rows(shape)),
             sampler=self._sampler if shape.batch is not BatchKind.ENCODE else None,
             table=self._table,
             num_parts=self._num_parts,
@@ -105,7 +106,8 @@ class TimedBatch:
         self,
         *,
         shard: Shard,
-        inputs: BatchInputs,
+        inputs: InputBuilder,
+        claim: Claim,
         sampler: Sampler | None,
         table: SequenceTable,
         num_parts: int,
@@ -113,13 +115,15 @@ class TimedBatch:
         clock_ns: Callable[[], int],
     ) -> None:
         self._shard = shard
-        self._inputs = inputs
+        self._builder = inputs
+        self._claim = claim
+        self._inputs = inputs.prepare(claim)
         self._sampler = sampler
         self._table = table
         self._num_parts = num_parts
         self._clock_ns = clock_ns
         self._layer = shard.layers[len(shard.layers) // 2]
-        size = (len(inputs.positions), shard.spec.hidden_size)
+        size = (len(self._inputs.positions), shard.spec.hidden_size)
         self._addend = torch.empty(size, dtype=dtype).zero_()  # written, so that no page is new to the first reader
 
     def run(self) -> dict[SegmentKind, int]:
@@ -139,11 +143,15 @@ class TimedBatch:
         return spans
 
     def begin(self) -> Activation:
-        """Return the batch's activation before its first layer here."""
-        inputs = self._inputs
-        if self._shard.layers.start == 0:
-            return self._shard.embed(inputs.token_ids, inputs.positions, inputs.token_type_ids)
-        return self._shard.resume(self._addend.clone(), inputs.positions)
+        """Return the batch's activation before its first layer here.
+
+        As in a window, embedding prepares the batch's inputs too. The layer goes on with those that it has used before,
+        as it stands for layers in the middle.
+        """
+        if self._shard.layers.start != 0:
+            return self._shard.resume(self._addend.clone(), self._inputs.positions)
+        inputs = self._builder.prepare(self._claim)
+        return self._shard.embed(inputs.token_ids, inputs.positions, inputs.token_type_ids)
 
     def compute(self, kind: SegmentKind, act: Activation) -> Tensor:
         """Run attention or MLP on what an exchange would have given; may be called again and again."""

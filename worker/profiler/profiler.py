@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from statistics import median_low
 from typing import Final
@@ -12,12 +12,12 @@ import torch
 
 from liger.errors import GroupFailedError
 from liger.profile import ContentionSample, ProfileTable, SegmentSample
-from worker.communicator.base import Communicator
 from worker.profiler.agreement import Agreement
 from worker.profiler.batches import BatchMaker
 from worker.profiler.exchanges import PARTS_PER_MILLION, ExchangeBench
-from worker.profiler.plan import Bounds, CoRun, ExchangeSize, ProfilePlan, Shape, make_plan
+from worker.profiler.plan import CoRun, ExchangeSize, ProfilePlan, Shape, make_plan
 from worker.profiler.store import ProfileStore, table_digest
+from worker.profiler.subject import Subject
 from worker.profiler.sweep import CellT, Run, Runs, Sweep
 from worker.rank import Progress
 
@@ -29,18 +29,6 @@ Found = dict[CellT, Runs]
 """What one rank measured of each cell."""
 Table = dict[CellT, tuple[int, ...]]
 """What all ranks take as measured of each cell."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is measured: one rank's part, with nothing else under way."""
-
-    communicator: Communicator  # of this rank's stage
-    batches: BatchMaker
-    bounds: Bounds  # with this rank's own number of blocks
-    hidden_size: int
-    dtype: torch.dtype
-    make_key: Callable[[tuple[str, ...]], str]  # from the hardware of all ranks of the stage
 
 
 class Profiler:
