@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from controller.core.batch import Batch
 from liger.digest import pattern_digest
-from liger.domain import BatchKind
+from liger.domain import BatchKind, SegmentKind
 from liger.schedule import Pattern, Segment, Step
 
 Forwards = Mapping[BatchKind, tuple[Segment, ...]]
@@ -111,11 +111,15 @@ def whole_forward(forwards: Forwards, topology: Topology, kind: BatchKind, posit
 
 
 def one_stage_each(forwards: Forwards, topology: Topology, batches: Sequence[tuple[BatchKind, int]]) -> Cut:
-    """Return the window that takes each batch (kind, position) through the stage in which it stands."""
+    """Return the window that takes each batch (kind, position) through the stage in which it stands.
+
+    What only brings drawn tokens back to the first stage belongs to the last stage's window.
+    """
     runs = []
     for place, (kind, position) in enumerate(batches):
         rest = forwards[kind][position:]
-        run = [segment for segment in rest if segment.stage == rest[0].stage]
         length = next((number for number, segment in enumerate(rest) if segment.stage != rest[0].stage), len(rest))
-        runs.append((place, kind, enumerate(run[:length])))
+        if all(segment.kind is SegmentKind.RECEIVE for segment in rest[length:]):
+            length = len(rest)
+        runs.append((place, kind, enumerate(rest[:length])))
     return make_cut(runs, topology)

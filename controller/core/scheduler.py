@@ -27,7 +27,7 @@ from liger.errors import (
     OverloadedError,
     RequestCancelledError,
 )
-from liger.schedule import Pattern, Window, WindowOutcome, WindowTimings
+from liger.schedule import BatchOutcome, Pattern, Window, WindowOutcome, WindowTimings
 from liger.spans import LaneSpan
 
 _SHORT_NS: Final = 2e6
@@ -95,6 +95,7 @@ class Scheduler:
         self._settlement = Settlement(self._ledger, batches)
         self._in_flight: list[Batch] = []  # oldest first; segments are left to publish
         self._published: deque[_Published] = deque()
+        self._results: dict[int, BatchOutcome] = {}  # of batches with a segment left, which brings tokens back
         self._free_slots = list(range(depth.max_depth - 1, -1, -1))
         self.num_windows = 0
 
@@ -188,10 +189,10 @@ class Scheduler:
         if published.window.number != outcome.number:
             raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
         self._charge(published.plan.batches, report.slowest)
-        results = {batch.batch_id: batch for batch in outcome.batches}
+        self._results |= {batch.batch_id: batch for batch in outcome.batches}
         events: list[Event] = []
         for batch in published.ended:
-            events += self._settlement.settle(batch, results.get(batch.batch_id), now_ns)
+            events += self._settlement.settle(batch, self._results.pop(batch.batch_id, None), now_ns)
         return events, self._observer.acknowledged(outcome.number, report.timings)
 
     def _fill(self, now_ns: int) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Sequence
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -17,6 +18,14 @@ from liger.lifecycle import first_of
 from liger.local_cluster import ClusterSpec, GroupSpec, LocalCluster
 
 
+class Strategy(Enum):
+    """What `--strategy` takes."""
+
+    tensor = "tensor"
+    pipeline = "pipeline"
+    interleaved = "interleaved"
+
+
 def up(
     model: Annotated[list[str], typer.Option(metavar="NAME|PATH|HUB-ID", help="A model to serve; may be repeated.")],
     *,
@@ -28,7 +37,13 @@ def up(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0 takes a free one.")] = 8600,
     controller_port: Annotated[int, typer.Option(min=0, max=65535, help="The controller's port.")] = 8601,
-    strategy: Annotated[str, typer.Option(help="How batches share the ranks.")] = "tensor",
+    strategy: Annotated[
+        Strategy, typer.Option(help="How batches share the ranks: one at a time, one a stage, or interleaved.")
+    ] = Strategy.interleaved,
+    stages: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pipeline stages of each model; default: 1, or a stage a worker with pipeline."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Number format of weights and activations.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Threads of each worker; default: the cores, shared.")] = None,
     kv_cache_gib: Annotated[float | None, typer.Option(help="Memory of each worker's KV cache, in GiB.")] = None,
@@ -37,12 +52,15 @@ def up(
     sizes = _paired("--workers", workers, model)
     numbers = _paired("--copies", copies, model)
     options = {"dtype": dtype} | ({} if kv_cache_gib is None else {"kv-cache-gib": f"{kv_cache_gib:g}"})
-    groups = [_group(name, size, number, options) for name, size, number in zip(model, sizes, numbers, strict=True)]
+    groups = [
+        _group(name, size, _stages(strategy, stages, size), number, options)
+        for name, size, number in zip(model, sizes, numbers, strict=True)
+    ]
     spec = ClusterSpec(
         groups=tuple(groups),
         gateway_listen=f"127.0.0.1:{port}",
         controller_listen=f"127.0.0.1:{controller_port}",
-        controller_options={"strategy": strategy},
+        controller_options={"strategy": strategy.value},
         threads_per_worker=threads,
     )
     asyncio.run(_serve(spec, Console()))
@@ -66,11 +84,30 @@ def _paired(option: str, given: Sequence[int] | None, names: Sequence[str]) -> S
     return given
 
 
-def _group(reference: str, tp_size: int, copies: int, options: dict[str, str]) -> GroupSpec:
+def _stages(strategy: Strategy, stages: int | None, workers: int) -> int:
+    """Return the pipeline stages of a group.
+
+    Raises:
+        typer.BadParameter: They do not divide its workers.
+    """
+    count = stages or (workers if strategy is Strategy.pipeline else 1)
+    if workers % count:
+        raise typer.BadParameter(f"{workers} workers cannot be {count} equal stages", param_hint="--stages")
+    return count
+
+
+def _group(reference: str, workers: int, stages: int, copies: int, options: dict[str, str]) -> GroupSpec:
     with shown(reference) as progress:
         folder = models.resolve(reference, progress)
     name = models.served_name(reference)
-    return GroupSpec(model_folder=folder, model_name=name, tp_size=tp_size, copies=copies, options=options)
+    return GroupSpec(
+        model_folder=folder,
+        model_name=name,
+        tp_size=workers // stages,
+        pp_size=stages,
+        copies=copies,
+        options=options,
+    )
 
 
 async def _serve(spec: ClusterSpec, console: Console) -> None:
