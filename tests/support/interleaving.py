@@ -6,7 +6,6 @@ from random import Random
 
 from liger.domain import BatchKind, EncodeOutput, Sampling, SegmentKind
 from liger.schedule import (
-    BatchOutcome,
     BatchRows,
     BatchStart,
     BlockAppends,
@@ -75,20 +74,6 @@ def encoding(*inputs: Sequence[int], output: EncodeOutput) -> Track:
         outputs=(output,) * len(inputs),
     )
     return Track([(BatchKind.ENCODE, rows)])
-
-
-def tokens_of(track: Track, outcomes: Mapping[int, BatchOutcome]) -> dict[int, list[int]]:
-    """Return what was generated, by row."""
-    tokens: dict[int, list[int]] = {}
-    for batch_id, (_, rows) in zip(track.batch_ids, track.batches, strict=True):
-        drawing = (
-            [row for row, samples in zip(rows.rows, rows.samples, strict=True) if samples]
-            if isinstance(rows, PrefillRows)
-            else list(rows.rows)
-        )
-        for row, token in zip(drawing, outcomes[batch_id].token_ids, strict=True):
-            tokens.setdefault(row, []).append(token)
-    return tokens
 
 
 def chunks_of(segments: Sequence[Segment], cuts: Mapping[int, int]) -> list[Chunk]:
