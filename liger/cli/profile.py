@@ -29,7 +29,7 @@ def profile(
     """Show how long segments and exchanges take on a group's ranks, as a table and a picture."""
     name, view = asyncio.run(_ask(controller, model, group))
     if view.table is not None:
-        _draw(view.table, svg)
+        _draw(name, view.table, svg)
     if as_json:
         print_json({"group": name, **_plain(view)})
     else:
@@ -48,8 +48,13 @@ def _plain(view: ProfileView) -> dict[str, object]:
     return {"table": view.table, "corrections": view.corrections, "prediction_error": view.prediction_error}
 
 
-def _draw(table: ProfileTable, svg: Path) -> None:
-    picture = curves_svg(profile_curves(table), title=table.key, x_label="tokens of the batch", y_label="milliseconds")
+def _draw(name: str, table: ProfileTable, svg: Path) -> None:
+    picture = curves_svg(
+        profile_curves(table),
+        title=f"{name}: durations of segments and exchanges",
+        x_label="tokens of the batch",
+        y_label="milliseconds",
+    )
     files.write(svg, picture)
 
 

@@ -15,7 +15,9 @@ _RIGHT: Final = 20.0
 _TOP: Final = 40.0
 _ROW: Final = 34.0
 _BAR: Final = 26.0
+_LEGEND_STEP: Final = 18.0
 _NUM_MARKS: Final = 10
+_EDGE_WIDTH: Final = 3.0  # a narrower bar would be all edge
 _LETTER_WIDTH: Final = 14.0  # a bar as wide has room for its letter
 _NAME_WIDTH: Final = 96.0  # and for its segment's name
 _PIECE_OPACITY: Final = "0.6"
@@ -33,7 +35,8 @@ def lanes_svg(spans: Sequence[LaneSpan], title: str) -> str:
         *_rows(rows, end_ns),
         *_legend(spans, bottom + 40),
     ]
-    return svg.document(_WIDTH, bottom + 56, elements)
+    num_batches = len({span.batch_id for span in spans})
+    return svg.document(_WIDTH, bottom + 56 + (num_batches - 1) // 8 * _LEGEND_STEP, elements)
 
 
 def _rows(rows: dict[tuple[int, Lane], list[LaneSpan]], end_ns: int) -> Iterator[str]:
@@ -51,11 +54,8 @@ def _bar(span: LaneSpan, place: int, top: float, end_ns: int) -> Iterator[str]:
     lasted_ms = (span.end_ns - span.begin_ns) / _NS_PER_MS
     told = f"{letter(place)} {span.batch.name.lower()} {span.num_tokens}: {segment_name(span)}, {lasted_ms:.3f} ms"
     opacity = "1" if span.num_pieces == 1 else _PIECE_OPACITY
-    fill = colour(place)
-    bar = svg.rectangle(
-        left, top, right - left, _BAR, title=told, fill=fill, fill_opacity=opacity, stroke="#ffffff", stroke_width="0.5"
-    )
-    yield bar
+    edge = {"stroke": "#ffffff", "stroke_width": "0.5"} if right - left >= _EDGE_WIDTH else {}
+    yield svg.rectangle(left, top, right - left, _BAR, title=told, fill=colour(place), fill_opacity=opacity, **edge)
     if right - left >= _LETTER_WIDTH:
         label = f"{letter(place)} {span.segment.name.lower()}" if right - left >= _NAME_WIDTH else letter(place)
         yield svg.text(
@@ -80,10 +80,10 @@ def _axis(end_ns: int, bottom: float) -> Iterator[str]:
 def _legend(spans: Sequence[LaneSpan], y: float) -> Iterator[str]:
     first = {span.batch_id: span for span in reversed(spans)}
     for place, batch_id in enumerate(sorted(first)):
-        span, x = first[batch_id], _LEFT + place % 8 * 128
+        span, x, line_y = first[batch_id], _LEFT + place % 8 * 128, y + place // 8 * _LEGEND_STEP
         told = f"{letter(place)} {span.batch.name.lower()} {span.num_tokens}"
-        yield svg.rectangle(x, y - 10, 12, 12, fill=colour(place))
-        yield svg.text(x + 18, y, told)
+        yield svg.rectangle(x, line_y - 10, 12, 12, fill=colour(place))
+        yield svg.text(x + 18, line_y, told)
 
 
 def _x(at_ns: float, end_ns: int) -> float:

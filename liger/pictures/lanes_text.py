@@ -1,6 +1,7 @@
 """Planned lanes as text: a row a lane, a mark a stretch of time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 from rich.text import Text
@@ -24,6 +25,8 @@ MARKS: Final[Mapping[SegmentKind, str]] = {
 """What a segment is filled with, after the letter of its batch."""
 
 _IDLE: Final = "."
+_SHORT: Final = ","
+_SHORT_SHARE: Final = 0.5  # a column that is busy for less is shown as such
 _NS_PER_MS: Final = 1e6
 _TICK_COLUMNS: Final = 12  # between the numbers of the time axis, at least
 _FEWEST_COLUMNS: Final = 20
@@ -52,19 +55,20 @@ def lane_rows(spans: Sequence[LaneSpan], width: int) -> list[Text]:
 
 def _row(spans: Sequence[LaneSpan], columns: int, end_ns: int, order: Mapping[int, int]) -> Text:
     row, before = Text(), None
-    for span in _owners(spans, columns, end_ns):
+    for span, share in _owners(spans, columns, end_ns):
         if span is None:
             row.append(_IDLE, "dim")
         else:
             place = order[span.batch_id]
             name = letter(place) if span.num_pieces == 1 else letter(place).lower()
-            row.append(MARKS[span.segment] if span is before else name, colour(place))
+            mark = MARKS[span.segment] if span is before else name
+            row.append(mark if share >= _SHORT_SHARE else _SHORT, colour(place))
         before = span
     return row
 
 
-def _owners(spans: Sequence[LaneSpan], columns: int, end_ns: int) -> Iterator[LaneSpan | None]:
-    """Yield the span that fills most of each column, None where nothing runs for more than half of it."""
+def _owners(spans: Sequence[LaneSpan], columns: int, end_ns: int) -> Iterator[tuple[LaneSpan | None, float]]:
+    """Yield the span that fills most of each column, None where nothing runs, and the share that is busy."""
     first = 0
     for column in range(columns):
         begin, end = (edge * end_ns / columns for edge in (column, column + 1))
@@ -76,7 +80,7 @@ def _owners(spans: Sequence[LaneSpan], columns: int, end_ns: int) -> Iterator[La
                 break
             shares.append((min(end, span.end_ns) - max(begin, span.begin_ns), span))
         busy = sum(share for share, _ in shares)
-        yield max(shares, key=lambda each: each[0])[1] if busy * 2 >= end - begin else None
+        yield (max(shares, key=itemgetter(0))[1] if busy else None), busy / (end - begin)
 
 
 def _axis(end_ns: int, columns: int) -> str:
@@ -95,4 +99,4 @@ def _legend(spans: Sequence[LaneSpan]) -> str:
     kinds = sorted({span.segment for span in spans})
     meant = [f"{MARKS[kind]} {kind.name.lower().replace('_', '-')}" for kind in kinds]
     pieces = ["small letter: a piece of a segment"] if any(span.num_pieces > 1 for span in spans) else []
-    return "  ".join([*meant, f"{_IDLE} idle", *pieces])
+    return "  ".join([*meant, f"{_IDLE} idle", f"{_SHORT} mostly idle", *pieces])

@@ -7,7 +7,7 @@ from liger.pictures.axis import marks, powers, shown
 from liger.pictures.lanes_svg import lanes_svg
 from liger.pictures.lanes_text import lane_rows
 from liger.pictures.plan import account
-from tests.support.plans import ATTENTION, MLP, MS, span, two_batches
+from tests.support.plans import ALL_REDUCE, ATTENTION, MLP, MS, span, two_batches
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -21,7 +21,7 @@ def test_lanes_are_rows_and_batches_letters():
         "compute        A=======B=======A###########b#####b#####",
         "communication  ........A~~~~~~~B~~~~~~~................",
         "ms             |0                  |10",
-        "= attention  # mlp  ~ all-reduce  . idle  small letter: a piece of a segment",
+        "= attention  # mlp  ~ all-reduce  . idle  , mostly idle  small letter: a piece of a segment",
     ]
 
 
@@ -38,6 +38,11 @@ def test_every_stage_has_its_own_lanes():
 def test_what_is_shorter_than_a_column_gives_way_to_what_fills_it():
     spans = (span(1, MLP, 0, 0.9), span(2, MLP, 0.9, 1.0), span(1, MLP, 1.0, 20))
     assert "B" not in drawn(spans, 0)[0]
+
+
+def test_a_lane_that_is_mostly_idle_still_shows_what_runs():
+    spans = (span(1, MLP, 0, 20), span(1, ALL_REDUCE, 4.1, 4.4), span(2, ALL_REDUCE, 8.0, 8.6))
+    assert drawn(spans, 35)[1] == "communication  ....,...B..........."
 
 
 def test_no_row_is_wider_than_it_may_be():
