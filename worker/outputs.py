@@ -70,7 +70,7 @@ class EncodeOutputs:
 
     def _candidates(self, shard: Shard, hidden: Tensor) -> Tensor:
         if not self._scored:
-            return torch.zeros(1, 4)
+            return torch.zeros(0, 4)
         rows = range(shard.vocab_start, shard.vocab_end)
         spans = [slice(first, first + _SCORED_AT_ONCE) for first in range(0, len(self._scored), _SCORED_AT_ONCE)]
         return torch.cat(

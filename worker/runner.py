@@ -144,7 +144,9 @@ class SegmentRunner:
     def _gather(self, slot: Slot, _: Segment, __: Piece | None) -> Exchange:
         work = slot.work
         assert work.partial is not None, "a gather follows the head"
-        exchange, work.partial = self._communicator.all_gather(work.partial), None
+        part, work.partial = work.partial, None
+        empty = DoneExchange(*[part] * self._communicator.world_size)  # if nothing is drawn or scored: so on all ranks
+        exchange = self._communicator.all_gather(part) if part.numel() else empty
         work.exchanges.append(exchange)
         return exchange
 
