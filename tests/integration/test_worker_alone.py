@@ -4,6 +4,7 @@ import queue
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import grpc
@@ -13,7 +14,7 @@ import torch
 
 from liger.digest import launch_digest, order_digest, pattern_digest
 from liger.domain import BatchKind, Lane
-from liger.errors import NotServedError, ScheduleRefusedError, StaleFenceError
+from liger.errors import ScheduleRefusedError, StaleFenceError
 from liger.rpc.status import from_message, from_rpc_error
 from liger.schedule import Step
 from liger.v1 import types_pb2
@@ -23,6 +24,7 @@ from tests.support.tiny_models import model_maker
 
 LIMIT_S = 60.0
 TOKEN_IDS = [5, 17, 40, 99]
+EPOCHS = count(100)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,15 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def worker(model) -> Iterator[WorkerServiceStub]:
-    flags = {"model-folder": str(model[0]), "controller": "127.0.0.1:9", "threads": "1", "kv-cache-gib": "0.01"}
+def worker(model, tmp_path_factory) -> Iterator[WorkerServiceStub]:
+    flags = {
+        "model-folder": str(model[0]),
+        "controller": "127.0.0.1:9",
+        "threads": "1",
+        "kv-cache-gib": "0.01",
+        "profile-folder": str(tmp_path_factory.mktemp("profiles")),
+        "profile-limit-s": "1",
+    }
     command = [
         sys.executable,
         "-m",
@@ -178,8 +187,40 @@ def test_the_files_a_gateway_needs_come_in_parts(worker, model):
     assert [part.last for part in tokenizer] == [False, True]
 
 
-def test_what_is_not_served_yet_says_so(worker):
+def test_a_profile_is_measured_once_and_then_remembered(worker):
+    join(worker, epoch=7)
+    request = pb.ProfileRequest(fence=fence(7))
+    *progress, last = worker.Profile(request, timeout=LIMIT_S)
+    assert "measuring segments" in {said.progress.phase for said in progress}
+    assert {sample.segment for sample in last.table.segments} >= {pb.SEGMENT_KIND_ATTENTION, pb.SEGMENT_KIND_MLP}
+    assert last.table.activation_bytes == 36 * 4
+
+    *_, again = worker.Profile(request, timeout=LIMIT_S)
+    assert again.table == last.table
+
+
+def test_a_profile_of_another_epoch_is_refused(worker):
+    join(worker, epoch=9)
     with pytest.raises(grpc.RpcError) as caught:
-        list(worker.Profile(pb.ProfileRequest(fence=fence(1)), timeout=LIMIT_S))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert isinstance(from_rpc_error(caught.value), NotServedError)
+        list(worker.Profile(pb.ProfileRequest(fence=fence(8)), timeout=LIMIT_S))
+    assert isinstance(from_rpc_error(caught.value), StaleFenceError)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"order_digest": 5}, "another order than its digest says"),
+        ({"pattern_id": 5}, "unknown pattern"),
+        ({"batch_ids": [2]}, "another order than its digest says"),
+        ({"batch_starts": []}, "not in flight so"),
+        ({"fence": fence(1)}, "a schedule of epoch 1 came"),
+    ],
+)
+def test_a_hostile_window_ends_the_conversation_with_its_reason(worker, change, reason):
+    epoch = next(EPOCHS)
+    joined = join(worker, epoch)[-1].joined
+    *first, last = [attach(epoch), *encode_window(joined, epoch=epoch, number=1)]
+    for name, value in change.items():
+        last.schedule.ClearField(name)
+        last.schedule.MergeFrom(pb.Schedule(**{name: value}))
+    assert reason in from_message(converse(worker, [*first, last])[-1].failure).message
