@@ -126,10 +126,9 @@ def _or(given: _ValueT | None, usual: _ValueT) -> _ValueT:
 
 def _names(parser: argparse.ArgumentParser, flag: str, text: str, known: Sequence[str]) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names or (unknown := sorted(set(names) - set(known))):
-        parser.error(
-            f"{flag} takes {', '.join(known)}, with commas between, not {', '.join(unknown) if names else text!r}"
-        )
+    unknown = [name for name in names if name not in known]
+    if not names or unknown:
+        parser.error(f"{flag} takes {', '.join(known)}, with commas between, not {', '.join(unknown) or repr(text)}")
     return names
 
 
