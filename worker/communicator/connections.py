@@ -6,7 +6,8 @@ from typing import Any, Final
 import torch.distributed
 
 from worker.communicator.base import Communicator, StageLinks
-from worker.communicator.gloo import GlooCommunicator, GlooLinks
+from worker.communicator.gloo import GlooCommunicator
+from worker.communicator.links import GlooLinks
 from worker.communicator.local import LocalCommunicator
 from worker.communicator.null import NullCommunicator, NullLinks
 from worker.rank import JoinPlan

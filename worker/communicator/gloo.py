@@ -1,7 +1,7 @@
 """Exchanges of CPU ranks by Gloo: TCP, in Gloo's own threads, so that they run beside compute."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -10,8 +10,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from liger.errors import GroupFailedError
-from worker.communicator.base import Exchange
-from worker.communicator.local import DoneExchange
 
 _GLOO: Any = dist.ProcessGroupGloo  # torch's stubs leave its methods out
 _NUM_THREADS: Final = 2  # beside busy compute, one falls behind
@@ -89,37 +87,6 @@ class GlooCommunicator:
     def close(self) -> None:
         """Let go of connections."""
         self._group.shutdown()
-
-
-class GlooLinks:
-    """Ways to other stages, each a group of two whose rank 0 sends. Implements `StageLinks`.
-
-    Args:
-        outgoing: By the stage that receives.
-        incoming: By the stage that sends.
-    """
-
-    def __init__(self, outgoing: Mapping[int, GlooCommunicator], incoming: Mapping[int, GlooCommunicator]) -> None:
-        self._outgoing = outgoing
-        self._incoming = incoming
-
-    def send(self, tensor: Tensor, stage: int) -> Exchange:
-        """Send to a stage; Gloo keeps the tensor until it has gone."""
-        return self._outgoing[stage].broadcast(tensor) if tensor.numel() else DoneExchange(tensor)
-
-    def receive(self, tensor: Tensor, stage: int) -> Exchange:
-        """Receive from a stage."""
-        return self._incoming[stage].broadcast(tensor) if tensor.numel() else DoneExchange(tensor)
-
-    def abort(self) -> None:
-        """End all exchanges under way with an error."""
-        for link in (*self._outgoing.values(), *self._incoming.values()):
-            link.abort()
-
-    def close(self) -> None:
-        """Let go of connections."""
-        for link in (*self._outgoing.values(), *self._incoming.values()):
-            link.close()
 
 
 def _first_line(error: Exception) -> str:
