@@ -1,7 +1,7 @@
-"""Measures many cells within a time, small ones first and as often as it allows; all ranks decide alike.
+"""Measures many cells within a time, all that fit once and then again as often as it allows; all ranks decide alike.
 
 Ranks that measure together meet in exchanges, so each must run the same cells as often as the others: what a cell costs
-and how late it is are the slowest rank's, told by all to all after each cell's first run.
+and how late it is are the slowest rank's, told by all to all after each cell.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from typing import Final, Protocol, TypeVar
 
 from worker.profiler.agreement import Agreement
 
-ENOUGH_NS: Final = 4_000_000  # a cell whose runs took so long is known well enough
-MOST_RUNS: Final = 15  # of a cell beside its first
+ENOUGH_NS: Final = 2_000_000  # a cell whose runs took so long is known well enough
+MOST_RUNS: Final = 9  # of a cell beside its first
 FEW_RUNS: Final = 2  # where enough time is less than so many
 
 
@@ -62,43 +62,51 @@ class Sweep:
         """Return what this rank measured of all cells that fit in the time, and for the first of each family.
 
         Args:
-            cells: In order of importance, within a family by growing size.
+            cells: By growing size; what is small is measured first.
             prepare: Makes a cell ready to be run.
             until_ns: When to end, since the sweep began.
             report: Takes the share of cells that are done.
         """
         found: dict[CellT, Runs] = {}
-        costs: dict[str, tuple[int, int]] = {}  # by family: size and cost of the last
+        costs: dict[CellT, int] = {}
+        latest: dict[str, CellT] = {}  # by family
         for place, cell in enumerate(cells):
             self._check()
-            report(place / len(cells))
-            if cell.family in costs and self.now_ns + predicted_ns(costs[cell.family], cell.size) > until_ns:
+            report(place / len(cells) / 2)
+            before = latest.get(cell.family)
+            if before and self.now_ns + predicted_ns(before.size, costs[before], cell.size) > until_ns:
                 continue
-            found[cell], cost_ns = self._measure(prepare, cell, (until_ns, len(cells) - place))
-            costs[cell.family] = (cell.size, cost_ns)
+            found[cell], costs[cell] = self._measure_first(prepare, cell)
+            latest[cell.family] = cell
+        for place, cell in enumerate(found):
+            report((1 + place / len(found)) / 2)
+            num_runs = repetitions(costs[cell], until_ns - self.now_ns, len(found) - place)
+            if num_runs:
+                found[cell] = self._measure_again(prepare, cell, found[cell], num_runs)
         report(1.0)
         return found
 
-    def _measure(self, prepare: Callable[[CellT], Run], cell: CellT, room: tuple[int, int]) -> tuple[Runs, int]:
-        """Return a cell's runs on this rank and the cost of one on the slowest."""
+    def _measure_first(self, prepare: Callable[[CellT], Run], cell: CellT) -> tuple[Runs, int]:
+        """Return what one run gives on this rank and what it costs on the slowest."""
         began_ns = self._clock_ns()
-        run = prepare(cell)
-        first = run()
+        first = prepare(cell)()
         ended_ns = self._clock_ns()
         cost_ns, self.now_ns = self._agreement.slowest((ended_ns - began_ns, ended_ns - self._started_ns))
-        until_ns, num_left = room
-        num_runs = repetitions(cost_ns, until_ns - self.now_ns, num_left)
-        runs = []
+        return [first], cost_ns
+
+    def _measure_again(self, prepare: Callable[[CellT], Run], cell: CellT, runs: Runs, num_runs: int) -> Runs:
+        """Return what more runs give on this rank, with the runs before where they are still few."""
+        run = prepare(cell)
+        again = []
         for _ in range(num_runs):
             self._check()
-            runs.append(run())
-        self.now_ns += num_runs * cost_ns
-        return runs if num_runs > FEW_RUNS else [first, *runs], cost_ns  # the first run of many is left out as slower
+            again.append(run())
+        (self.now_ns,) = self._agreement.slowest((self._clock_ns() - self._started_ns,))
+        return again if num_runs > FEW_RUNS else runs + again  # a first run is slower than those after it
 
 
-def predicted_ns(known: tuple[int, int], size: int) -> int:
+def predicted_ns(known_size: int, cost_ns: int, size: int) -> int:
     """Return what a cell of a size may cost, from the size and cost of a smaller one of its family."""
-    known_size, cost_ns = known
     return max(cost_ns, cost_ns * size // known_size)
 
 

@@ -1,0 +1,279 @@
+"""Ranks as threads of one process that measure a tiny model together, over real sockets."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from liger.domain import BatchKind, Fence, ModelCard, SegmentKind, Task
+from liger.errors import GroupFailedError
+from liger.profile import ProfileTable
+from liger.rpc.profile import from_profile, to_profile
+from worker.communicator.connections import Connector
+from worker.config import WorkerConfig
+from worker.kv_cache import KvCache
+from worker.profiler.profiler import Profiler
+from worker.profiler.store import ProfileStore
+from worker.profiler.subject import Subject, make_subject
+from worker.rank import JoinPlan
+from worker.rendezvous import Rendezvous, RendezvousStore
+from worker.shards.folder import read_spec
+from worker.shards.loading import load_shard
+
+HOST = "127.0.0.1"
+CARD = ModelCard(
+    name="m", architecture="A", tasks=(Task.EMBED,), max_length=64, vocabulary_size=131, hidden_size=36, num_layers=3
+)
+
+
+@dataclass
+class Rank:
+    """One rank of a group, before it measures."""
+
+    folder: Path
+    store: RendezvousStore
+    plan: JoinPlan
+    profiles: Path
+    speed: int = 1  # of its clock
+    num_blocks: int = 32
+    aborted: threading.Event = field(default_factory=threading.Event)
+    said: list[tuple[str, float]] = field(default_factory=list)
+    told: Callable[[str], None] = lambda phase: None
+
+    def profile(self, *, fresh: bool = False, limit_s: float = 20.0) -> ProfileTable:
+        rendezvous = Rendezvous(self.plan, limit_s=30.0, aborted=threading.Event())
+        store = rendezvous.meet() if self.plan.world_size > 1 else None
+        connections = Connector(self.plan, store, host=HOST, limit_s=30.0).connect()
+        try:
+            return self._profiler(limit_s).profile(self._subject(connections.stage), fresh=fresh)
+        finally:
+            connections.close()
+
+    def _profiler(self, limit_s: float) -> Profiler:
+        def progress(phase: str, share: float) -> None:
+            self.said.append((phase, share))
+            self.told(phase)
+
+        return Profiler(
+            ProfileStore(self.profiles),
+            hardware=f"rank of speed {self.speed}",
+            limit_s=limit_s,
+            progress=progress,
+            aborted=self.aborted,
+            clock_ns=self.clock_ns,
+        )
+
+    def clock_ns(self) -> int:
+        return time.perf_counter_ns() * self.speed
+
+    def _subject(self, communicator) -> Subject:
+        plan, spec = self.plan, read_spec(self.folder)
+        shard = load_shard(self.folder, spec, tp_rank=plan.tp_rank, tp_size=plan.tp_size, layers=plan.layers)
+        cache = KvCache.allocate(
+            layers=shard.layers,
+            num_blocks=self.num_blocks,
+            block_size=16,
+            num_kv_heads=shard.num_kv_heads,
+            head_dim=spec.head_dim,
+        )
+        return make_subject(
+            WorkerConfig(model_folder=self.folder),
+            CARD,
+            plan,
+            shard=shard,
+            communicator=communicator,
+            cache=cache if Task.GENERATE in spec.tasks else None,
+            dtype=torch.float32,
+            clock_ns=self.clock_ns,
+        )
+
+
+@pytest.fixture
+def store():
+    store = RendezvousStore(HOST)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def ranks(tiny_model, store, tmp_path):
+    """Return a function that makes the ranks of an epoch, each with profiles of its own."""
+
+    def make(name: str = "llama", *, tp_size: int = 2, epoch: int = 1, stage_layers=(3,), stage=0) -> list[Rank]:
+        folder, _ = tiny_model(name)
+        return [
+            Rank(
+                folder,
+                store,
+                JoinPlan(
+                    fence=Fence(leader_term=1, group="g", epoch=epoch),
+                    tp_rank=rank,
+                    tp_size=tp_size,
+                    pp_stage=stage,
+                    pp_size=1,
+                    rendezvous_endpoint=store.endpoint,
+                    num_slots=1,
+                    max_batch_tokens=64,
+                    num_rows=8,
+                    stage_layers=stage_layers,
+                ),
+                tmp_path / f"profiles-{rank}",
+            )
+            for rank in range(tp_size)
+        ]
+
+    return make
+
+
+def together(ranks: list[Rank], **settings) -> list[ProfileTable]:
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(lambda rank: rank.profile(**settings), ranks))
+
+
+def measured(rank: Rank) -> bool:
+    return bool(rank.said)
+
+
+def test_ranks_agree_on_one_table_though_their_clocks_differ(ranks):
+    slow, fast = ranks()
+    slow.speed = 3
+    one, other = together([slow, fast])
+    assert one == other
+    assert from_profile(one).SerializeToString(deterministic=True) == from_profile(other).SerializeToString(
+        deterministic=True
+    )
+    assert to_profile(from_profile(one)) == one
+
+
+def test_ranks_with_unequal_clocks_leave_out_the_same(ranks):
+    slow, fast = ranks()
+    slow.speed = 1000
+    one, other = together([slow, fast], limit_s=0.5)
+    assert one == other
+    assert {sample.segment for sample in one.segments} >= {SegmentKind.MLP, SegmentKind.ALL_REDUCE}
+
+
+def test_a_table_has_every_segment_of_every_kind_of_batch_and_the_exchanges(ranks):
+    table, _ = together(ranks())
+    body = {SegmentKind.EMBED, SegmentKind.ATTENTION, SegmentKind.MLP, SegmentKind.HEAD}
+    found = {batch: {s.segment for s in table.segments if s.batch is batch} for batch in (None, *BatchKind)}
+    assert found == {
+        None: {SegmentKind.ALL_REDUCE, SegmentKind.GATHER},
+        BatchKind.ENCODE: body,
+        BatchKind.PREFILL: body | {SegmentKind.SAMPLE},
+        BatchKind.DECODE: body | {SegmentKind.SAMPLE},
+    }
+    assert {sample.compute for sample in table.contention} == {SegmentKind.ATTENTION, SegmentKind.MLP}
+    assert all(sample.duration_ns > 0 for sample in table.segments)
+    assert table.activation_bytes == 36 * 4
+
+
+def test_ranks_that_all_have_a_table_do_not_measure_again(ranks):
+    first = together(ranks(epoch=1))
+    again = ranks(epoch=2)
+    assert together(again) == first
+    assert not any(map(measured, again))
+
+
+def test_a_fresh_profile_is_measured_though_all_have_one(ranks):
+    together(ranks(epoch=1))
+    again = ranks(epoch=2)
+    one, other = together(again, fresh=True)
+    assert one == other
+    assert all(map(measured, again))
+
+
+def test_a_table_that_one_rank_alone_has_is_measured_again_by_all(ranks):
+    together(ranks(epoch=1))
+    again = ranks(epoch=2)
+    for path in again[1].profiles.iterdir():
+        path.unlink()
+    one, other = together(again)
+    assert one == other
+    assert all(map(measured, again))
+    third = ranks(epoch=3)
+    assert together(third) == [one, other]
+    assert not any(map(measured, third))
+
+
+def test_a_broken_file_is_told_of_and_measured_again_by_all(ranks, caplog):
+    together(ranks(epoch=1))
+    again = ranks(epoch=2)
+    for path in again[0].profiles.iterdir():
+        path.write_text("{")
+    with caplog.at_level(logging.WARNING):
+        one, other = together(again)
+    assert "cannot be read" in caplog.text
+    assert one == other
+    assert all(map(measured, again))
+
+
+def test_other_hardware_has_another_profile(ranks):
+    (first, _) = together(ranks(epoch=1))
+    again = ranks(epoch=2)
+    again[1].speed = 2
+    (second, _) = together(again)
+    assert first.key != second.key
+    assert all(map(measured, again))
+
+
+def test_the_rank_with_the_fewest_blocks_bounds_what_all_measure(ranks):
+    pair = ranks()
+    pair[1].num_blocks = 3
+    one, other = together(pair)
+    assert one == other
+    assert {s.num_tokens for s in one.segments if s.batch is BatchKind.DECODE} == {1}
+
+
+def test_progress_tells_phases_in_order_and_ends_whole(ranks):
+    pair = ranks()
+    together(pair)
+    phases = list(dict.fromkeys(phase for phase, _ in pair[0].said))
+    assert phases == ["measuring segments", "measuring exchanges", "measuring co-runs"]
+    assert [share for phase, share in pair[0].said if phase == phases[0]][-1] == 1.0
+
+
+@pytest.mark.parametrize("phase", ["measuring segments", "measuring exchanges", "measuring co-runs"])
+def test_an_abort_ends_measuring(ranks, phase):
+    pair = ranks()
+
+    def abort(said: str) -> None:
+        if said == phase:
+            for rank in pair:
+                rank.aborted.set()
+
+    def fails(rank: Rank) -> bool:
+        try:
+            rank.profile()
+        except GroupFailedError:  # is let go of here, and its frames with what they connect
+            return True
+        return False
+
+    pair[0].told = abort
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(fails, pair)) == [True, True]
+    assert not any(rank.profiles.exists() for rank in pair)
+
+
+def test_a_rank_alone_measures_compute(ranks):
+    (table,) = together(ranks(tp_size=1))
+    assert {sample.batch for sample in table.segments} == set(BatchKind)
+    assert table.contention == ()
+
+
+def test_an_encoder_is_measured(ranks):
+    one, other = together(ranks("bert-classifier"))
+    assert one == other
+    assert {sample.batch for sample in one.segments} == {BatchKind.ENCODE, None}
+
+
+@pytest.mark.parametrize(("stage", "ends"), [(0, {SegmentKind.EMBED}), (1, {SegmentKind.HEAD, SegmentKind.SAMPLE})])
+def test_a_stage_measures_what_it_holds(ranks, stage, ends):
+    (table,) = together(ranks(tp_size=1, stage_layers=(2, 1), stage=stage))
+    assert {sample.segment for sample in table.segments} == {SegmentKind.ATTENTION, SegmentKind.MLP} | ends
