@@ -24,6 +24,8 @@ class ControllerConfig:
     """Batches in flight at once, at most, where they are interleaved."""
     primary_slack: float = 0.05
     """How much longer the oldest batch may take than alone for the sake of younger ones, as a share."""
+    max_pieces: int = 4
+    """Pieces into which a segment may be decomposed, at most; 1 for none."""
     window_ms: float = 20.0
     """An interleaved window takes the oldest batch so far, in whole layers; new batches join at the next."""
     profile_limit_s: float = 120.0
@@ -57,7 +59,7 @@ class ControllerConfig:
         """
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"--strategy takes {' or '.join(STRATEGIES)}, not {self.strategy!r}")
-        least_one = ("windows_ahead", "max_depth", "max_batch_tokens", "max_sequences", "max_requests")
+        least_one = ("windows_ahead", "max_depth", "max_pieces", "max_batch_tokens", "max_sequences", "max_requests")
         for name in least_one:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")

@@ -70,7 +70,9 @@ class Epoch:
             strategy=strategy,
             topology=topology,
             costs=self._costs,
-            options=InterleaveOptions(slack=config.primary_slack, window_ns=config.window_ms * 1e6),
+            options=InterleaveOptions(
+                slack=config.primary_slack, window_ns=config.window_ms * 1e6, max_pieces=config.max_pieces
+            ),
         )
         self.observer = Observer(forwards, self._costs)
         self.scheduler = Scheduler(

@@ -123,7 +123,8 @@ class Interleaver:
         """Return in how many pieces each batch's MLPs may be cut, one choice after another."""
         counts = [max(1, view.shape.num_tokens // self._options.least_piece_tokens) for view in views]
         if len(views) == 1:
-            return [(count,) for count in (2, self._options.max_pieces) if count <= counts[0]]
+            most = min(counts[0], self._options.max_pieces)
+            return [(count,) for count in sorted({min(2, most), most}) if count > 1]
         gap = self._exchange_ns(views[0])
         fitting = [
             min(ceil(self._mlp_ns(view) / gap) if gap else 1, count, self._options.max_pieces)
