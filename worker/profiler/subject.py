@@ -54,32 +54,47 @@ def make_subject(
         dtype: Of activations.
         clock_ns: Monotonic nanoseconds.
     """
-    spec, num_ranks = shard.spec, communicator.world_size
-    vocabulary = [split(spec.vocab_size, num_ranks, rank) for rank in range(num_ranks)]
     return Subject(
         communicator=communicator,
-        batches=BatchMaker(
-            shard=shard,
-            cache=cache,
-            sampler=Sampler(vocabulary, communicator.rank) if cache else None,
-            num_rows=plan.num_rows,
-            num_parts=num_ranks,
-            dtype=dtype,
-            clock_ns=clock_ns,
-        ),
-        bounds=Bounds(
-            kinds=frozenset(BatchKind) if cache else frozenset({BatchKind.ENCODE}),
-            max_length=spec.max_length,
-            max_batch_tokens=plan.max_batch_tokens,
-            num_rows=plan.num_rows,
-            num_blocks=cache.num_blocks if cache else 0,
-            block_size=config.block_size,
-            num_ranks=num_ranks,
-            draws=cache is not None and shard.layers.stop == spec.num_layers,
-        ),
-        hidden_size=spec.hidden_size,
+        batches=_batch_maker(plan, shard, communicator, cache, dtype, clock_ns),
+        bounds=_bounds(plan, shard, cache, communicator.world_size),
+        hidden_size=shard.spec.hidden_size,
         dtype=dtype,
         make_key=lambda hardware: profile_key(
             card, plan, communicator=communicator, hardware=hardware, tag=config.profile_tag
         ),
+    )
+
+
+def _batch_maker(
+    plan: JoinPlan,
+    shard: Shard,
+    communicator: Communicator,
+    cache: KvCache | None,
+    dtype: torch.dtype,
+    clock_ns: Callable[[], int],
+) -> BatchMaker:
+    num_ranks = communicator.world_size
+    vocabulary = [split(shard.spec.vocab_size, num_ranks, rank) for rank in range(num_ranks)]
+    return BatchMaker(
+        shard=shard,
+        cache=cache,
+        sampler=Sampler(vocabulary, communicator.rank) if cache else None,
+        num_rows=plan.num_rows,
+        num_parts=num_ranks,
+        dtype=dtype,
+        clock_ns=clock_ns,
+    )
+
+
+def _bounds(plan: JoinPlan, shard: Shard, cache: KvCache | None, num_ranks: int) -> Bounds:
+    return Bounds(
+        kinds=frozenset(BatchKind) if cache else frozenset({BatchKind.ENCODE}),
+        max_length=shard.spec.max_length,
+        max_batch_tokens=plan.max_batch_tokens,
+        num_rows=plan.num_rows,
+        num_blocks=cache.num_blocks if cache else 0,
+        block_size=cache.block_size if cache else 1,
+        num_ranks=num_ranks,
+        draws=cache is not None and shard.layers.stop == shard.spec.num_layers,
     )
