@@ -56,7 +56,7 @@ def make_subject(
     """
     return Subject(
         communicator=communicator,
-        batches=_batch_maker(plan, shard, communicator, cache, dtype, clock_ns),
+        batches=_batch_maker(plan, shard=shard, communicator=communicator, cache=cache, dtype=dtype, clock_ns=clock_ns),
         bounds=_bounds(plan, shard, cache, communicator.world_size),
         hidden_size=shard.spec.hidden_size,
         dtype=dtype,
@@ -68,6 +68,7 @@ def make_subject(
 
 def _batch_maker(
     plan: JoinPlan,
+    *,
     shard: Shard,
     communicator: Communicator,
     cache: KvCache | None,
