@@ -5,25 +5,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from controller.config import ControllerConfig
-from controller.core.admission import ModelLimits
-from controller.core.batch_manager import BatchLimits, BatchManager
-from controller.core.block_manager import BlockManager
-from controller.core.cost_model import CostModel
-from controller.core.depth import DepthControl
 from controller.core.events import Event
-from controller.core.explain import explain
-from controller.core.interleave import InterleaveOptions
-from controller.core.observer import Observer
-from controller.core.plan import Strategy, Topology
-from controller.core.planner import Planner
-from controller.core.scheduler import Scheduler, SchedulerLimits
 from controller.dispatcher import Dispatcher
 from controller.failures import first_failure
-from controller.forming import Formed, num_slots, topology_of
+from controller.forming import Formed
+from controller.planning import make_planning
 from controller.timeline import Timeline
-from liger.domain import Fence, ModelCard
-from liger.errors import GroupFailedError, UnavailableError
-from liger.views import Explained, PlannedBatch, ProfileView
+from liger.domain import Fence
+from liger.errors import GroupFailedError
 
 
 class Epoch:
@@ -47,47 +36,15 @@ class Epoch:
         timeline: Timeline,
     ) -> None:
         self.fence = fence
-        self.joined = joined = formed.joined
+        self.joined = formed.joined
         self.members = tuple(link.member for link in formed.links)
-        self.blocks = BlockManager(num_blocks=min(each.num_blocks for each in joined), block_size=joined[0].block_size)
-        card = self.members[0].model
-        strategy, topology = Strategy(config.strategy), topology_of(self.members)
-        forwards = joined[0].forwards
-        self._costs = CostModel(formed.profile) if formed.profile is not None else None
-        self._topology = topology
-        self._forwards = forwards
-        self.depth = DepthControl(
-            strategy=strategy,
-            num_stages=topology.pp_size,
-            max_depth=num_slots(config, topology),
-            forwards=forwards,
-            costs=self._costs,
-        )
-        limits = BatchLimits(max_batch_tokens=config.max_batch_tokens, max_sequences=config.max_sequences)
-        self.batches = BatchManager(limits, self.blocks, self.depth)
-        self.planner = Planner(
-            forwards,
-            strategy=strategy,
-            topology=topology,
-            costs=self._costs,
-            options=InterleaveOptions(
-                slack=config.primary_slack, window_ns=config.window_ms * 1e6, max_pieces=config.max_pieces
-            ),
-        )
-        self.observer = Observer(forwards, self._costs)
-        self.scheduler = Scheduler(
-            fence=fence,
-            limits=_limits(config, topology, card),
-            planner=self.planner,
-            batches=self.batches,
-            depth=self.depth,
-            observer=self.observer,
-        )
+        self.planning = make_planning(fence, formed, config)
+        self.scheduler = self.planning.scheduler
         self._links = formed.links
         self._config = config
         self._deliver = deliver
         self._timeline = timeline
-        self._dispatcher = Dispatcher(formed.links, fence, topology)
+        self._dispatcher = Dispatcher(formed.links, fence, formed.topology)
         self.wake = self._dispatcher.arrived  # set when there may be something to do
 
     async def serve(self) -> None:
@@ -105,24 +62,6 @@ class Epoch:
         except* GroupFailedError as group:
             raise first_failure(group) from group
 
-    def explain(self, batches: Sequence[PlannedBatch], depth: int) -> Explained:
-        """Plan made-up batches as this epoch's planner would.
-
-        Raises:
-            UnavailableError: The ranks have measured nothing.
-        """
-        if self._costs is None:
-            group = self.fence.group
-            raise UnavailableError(f"group {group} plans nothing: that takes several ranks and --strategy interleaved")
-        return explain(batches, depth, forwards=self._forwards, topology=self._topology, costs=self._costs)
-
-    def profile(self) -> ProfileView:
-        """Return what the ranks measured, and how well predictions hold."""
-        costs = self._costs
-        if costs is None:
-            return ProfileView()
-        return ProfileView(table=costs.table, corrections=costs.corrections(), prediction_error=costs.error)
-
     async def leave(self) -> None:
         """Tell the ranks that the epoch is over."""
         await asyncio.gather(*(link.leave(self.fence) for link in self._links))
@@ -139,7 +78,7 @@ class Epoch:
             self._deliver(self.scheduler.expire(time.monotonic_ns()))
             while (planned := self.scheduler.next_window(time.monotonic_ns())) is not None:
                 await self._dispatcher.publish(*planned)
-            self.planner.search_cold()  # the ranks have work meanwhile
+            self.planning.planner.search_cold()  # the ranks have work meanwhile
             await self._wait()
 
     async def _wait(self) -> None:
@@ -156,13 +95,3 @@ class Epoch:
             if limit_s is not None and asyncio.get_running_loop().time() >= now_s + limit_s:
                 limit = self._config.window_limit_s
                 raise GroupFailedError(f"a window was not acknowledged for {limit:.0f} s") from None
-
-
-def _limits(config: ControllerConfig, topology: Topology, card: ModelCard) -> SchedulerLimits:
-    return SchedulerLimits(
-        windows_ahead=max(config.windows_ahead, topology.pp_size),
-        max_requests=config.max_requests,
-        model=ModelLimits(
-            max_length=card.max_length, vocabulary_size=card.vocabulary_size, num_token_types=card.num_token_types
-        ),
-    )

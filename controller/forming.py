@@ -20,6 +20,7 @@ class Formed:
 
     links: Sequence[RankLink]  # one a rank, in rank order
     joined: Sequence[Joined]  # what each rank answered
+    topology: Topology
     profile: ProfileTable | None  # what the ranks measured; None where nothing is interleaved
 
 
@@ -83,7 +84,7 @@ async def form_epoch(
     except BaseException:
         await asyncio.gather(*(link.leave(fence) for link in links))
         raise
-    return Formed(links=links, joined=joined, profile=profile)
+    return Formed(links=links, joined=joined, topology=topology_of(members), profile=profile)
 
 
 async def _profile_all(

@@ -143,17 +143,17 @@ class Group:
             depth=epoch.scheduler.depth if epoch else 0,
             ranks=self._ranks(),
             world_size=self._members[0].world_size if self._members else 0,
-            num_waiting=epoch.batches.num_waiting if epoch else 0,
-            num_running=len(epoch.batches.running) if epoch else 0,
-            num_blocks=epoch.blocks.num_blocks if epoch else 0,
-            num_used_blocks=epoch.blocks.num_used if epoch else 0,
-            block_size=epoch.blocks.block_size if epoch else 0,
+            num_waiting=epoch.planning.batches.num_waiting if epoch else 0,
+            num_running=len(epoch.planning.batches.running) if epoch else 0,
+            num_blocks=epoch.planning.blocks.num_blocks if epoch else 0,
+            num_used_blocks=epoch.planning.blocks.num_used if epoch else 0,
+            block_size=epoch.planning.blocks.block_size if epoch else 0,
             num_windows=epoch.scheduler.num_windows if epoch else 0,
             detail=self._detail,
             progress=min(self._progress.values(), default=0.0),
             num_in_flight=epoch.scheduler.num_in_flight if epoch else 0,
-            prediction_error=epoch.observer.prediction_error if epoch else None,
-            hidden_share=epoch.observer.hidden_share if epoch else None,
+            prediction_error=epoch.planning.observer.prediction_error if epoch else None,
+            hidden_share=epoch.planning.observer.hidden_share if epoch else None,
         )
 
     def explain(self, batches: Sequence[PlannedBatch], depth: int) -> Explained:
@@ -164,11 +164,11 @@ class Group:
         """
         if self._epoch is None:
             raise UnavailableError(f"group {self.name} does not serve now; try again", retry_after_s=RETRY_S)
-        return self._epoch.explain(batches, depth)
+        return self._epoch.planning.explain(batches, depth)
 
     def profile(self) -> ProfileView:
         """Return what the ranks measured, and how well predictions hold."""
-        return self._epoch.profile() if self._epoch else ProfileView()
+        return self._epoch.planning.profile() if self._epoch else ProfileView()
 
     def _ranks(self) -> tuple[RankStatus, ...]:
         members = self._epoch.members if self._epoch else self._members

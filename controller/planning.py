@@ -1,0 +1,102 @@
+"""The pure core of one epoch, put together from the configuration and what the ranks answered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from controller.config import ControllerConfig
+from controller.core.admission import ModelLimits
+from controller.core.batch_manager import BatchLimits, BatchManager
+from controller.core.block_manager import BlockManager
+from controller.core.cost_model import CostModel
+from controller.core.depth import DepthControl
+from controller.core.explain import explain
+from controller.core.interleave import InterleaveOptions
+from controller.core.observer import Observer
+from controller.core.plan import Forwards, Strategy, Topology
+from controller.core.planner import Planner
+from controller.core.scheduler import Scheduler, SchedulerLimits
+from controller.forming import Formed, num_slots
+from liger.domain import Fence, ModelCard
+from liger.errors import UnavailableError
+from liger.views import Explained, PlannedBatch, ProfileView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planning:
+    """What decides for one group in one epoch."""
+
+    group: str
+    forwards: Forwards
+    topology: Topology
+    costs: CostModel | None  # None where nothing is interleaved
+    blocks: BlockManager
+    batches: BatchManager
+    planner: Planner
+    observer: Observer
+    scheduler: Scheduler
+
+    def explain(self, batches: Sequence[PlannedBatch], depth: int) -> Explained:
+        """Plan made-up batches as the epoch's planner would.
+
+        Raises:
+            UnavailableError: The ranks have measured nothing.
+        """
+        if self.costs is None:
+            raise UnavailableError(
+                f"group {self.group} plans nothing: that takes several ranks and --strategy interleaved"
+            )
+        return explain(batches, depth, forwards=self.forwards, topology=self.topology, costs=self.costs)
+
+    def profile(self) -> ProfileView:
+        """Return what the ranks measured, and how well predictions hold."""
+        costs = self.costs
+        if costs is None:
+            return ProfileView()
+        return ProfileView(table=costs.table, corrections=costs.corrections(), prediction_error=costs.error)
+
+
+def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Planning:
+    """Put the core together for ranks that have joined."""
+    joined, topology, strategy = formed.joined, formed.topology, Strategy(config.strategy)
+    forwards = joined[0].forwards
+    costs = CostModel(formed.profile) if formed.profile is not None else None
+    depth = DepthControl(
+        strategy=strategy,
+        num_stages=topology.pp_size,
+        max_depth=num_slots(config, topology),
+        forwards=forwards,
+        costs=costs,
+    )
+    blocks = BlockManager(num_blocks=min(each.num_blocks for each in joined), block_size=joined[0].block_size)
+    limits = BatchLimits(max_batch_tokens=config.max_batch_tokens, max_sequences=config.max_sequences)
+    batches = BatchManager(limits, blocks, depth)
+    options = InterleaveOptions(
+        slack=config.primary_slack, window_ns=config.window_ms * 1e6, max_pieces=config.max_pieces
+    )
+    planner = Planner(forwards, strategy=strategy, topology=topology, costs=costs, options=options)
+    observer = Observer(forwards, costs)
+    bounds = _limits(config, topology, formed.links[0].member.model)
+    scheduler = Scheduler(
+        fence=fence, limits=bounds, planner=planner, batches=batches, depth=depth, observer=observer
+    )  # fmt: skip
+    return Planning(
+        group=fence.group,
+        forwards=forwards,
+        topology=topology,
+        costs=costs,
+        blocks=blocks,
+        batches=batches,
+        planner=planner,
+        observer=observer,
+        scheduler=scheduler,
+    )
+
+
+def _limits(config: ControllerConfig, topology: Topology, card: ModelCard) -> SchedulerLimits:
+    return SchedulerLimits(
+        windows_ahead=max(config.windows_ahead, topology.pp_size),
+        max_requests=config.max_requests,
+        model=ModelLimits(
+            max_length=card.max_length, vocabulary_size=card.vocabulary_size, num_token_types=card.num_token_types
+        ),
+    )
