@@ -80,7 +80,7 @@ class Measurement:
         last_s = max(answer.ended_s for answer in answers)
         run = Run(
             load=self._load,
-            contestant=contestant.name,
+            strategy=contestant.name,
             round=number,
             label=SATURATION,
             rate=None,
@@ -100,7 +100,7 @@ class Measurement:
         figures = open_loop_figures(await contestant.load.send_at(calls, arrivals))
         run = Run(
             load=self._load,
-            contestant=contestant.name,
+            strategy=contestant.name,
             round=number,
             label=point.label,
             rate=point.rate,
@@ -119,7 +119,7 @@ class Measurement:
     def _sustained(self) -> dict[str, float]:
         return {
             name: statistics.median(
-                run.figures.calls_per_s for run in self._runs if run.contestant == name and run.label == SATURATION
+                run.figures.calls_per_s for run in self._runs if run.strategy == name and run.label == SATURATION
             )
             for name in contestant_names(self._settings)
         }

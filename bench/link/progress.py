@@ -1,5 +1,6 @@
 """Tells people how far a run is."""
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +26,7 @@ class Teller:
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._bar.add_task("", total=num_steps)
         self._num_begun = 0
+        self._began_s = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -40,7 +42,7 @@ class Teller:
         self._bar.update(self._task, description=step, completed=self._num_begun)
         self._num_begun += 1
         if not self._console.is_terminal:
-            self.note(step)
+            self.note(f"{time.monotonic() - self._began_s:4.0f} s  {step}")
 
     def note(self, line: str) -> None:
         """Tell what came out."""

@@ -99,7 +99,7 @@ def describe_run(run: Run) -> str:
     figures = run.figures
     failed = f", {figures.num_failed} failed ({figures.error})" if figures.num_failed else ""
     return (
-        f"{run.load.value} {run.round} {run.contestant}, {run.label}: {figures.calls_per_s:.1f} calls/s, "
+        f"{run.load.value} {run.round} {run.strategy}, {run.label}: {figures.calls_per_s:.1f} calls/s, "
         f"P50 {_ms(figures.p50_s)}, P90 {_ms(figures.p90_s)} ms, depth {figures.depth:.1f}{failed}"
     )
 
@@ -131,7 +131,7 @@ def _latency_table(settings: Settings, report: LoadReport, title: str) -> Table:
                 continue
             head = (label, f"{rate:.1f}") if place == 0 else ("", "")
             times = [_ms(figures[key]) for key in ("mean_s", "p50_s", "p90_s", "p99_s")]
-            failed = sum(run.figures.num_failed for run in report.runs if (run.label, run.contestant) == (label, name))
+            failed = sum(run.figures.num_failed for run in report.runs if (run.label, run.strategy) == (label, name))
             table.add_row(*head, name, f"{figures['calls_per_s']:.1f}", *times, f"{figures['depth']:.1f}", str(failed))
         table.add_section()
     return table

@@ -16,7 +16,7 @@ class Run:
     """One point."""
 
     load: Load
-    contestant: str  # a strategy, or SILENT
+    strategy: str  # or SILENT
     round: int  # from 1
     label: str  # SATURATION, or which rate
     rate: float | None  # calls a second that came by chance; None at saturation

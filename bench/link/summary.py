@@ -68,12 +68,12 @@ class Points:
 
     def curve(self, contestant: str) -> Curve:
         """Return P90 over the rate at which calls came."""
-        rates = {run.label: run.rate for run in self._runs if run.contestant == contestant and run.rate is not None}
+        rates = {run.label: run.rate for run in self._runs if run.strategy == contestant and run.rate is not None}
         points = [(rate, self.median(contestant, label, p90)) for label, rate in rates.items()]
         return tuple(sorted((rate, found) for rate, found in points if found is not None))
 
     def _of(self, contestant: str, label: str) -> list[Run]:
-        return [run for run in self._runs if run.contestant == contestant and run.label == label]
+        return [run for run in self._runs if run.strategy == contestant and run.label == label]
 
 
 def p90(run: Run) -> float:

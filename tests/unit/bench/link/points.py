@@ -17,7 +17,7 @@ def figures(**values) -> Figures:
 def busy(contestant: str, tokens_per_s: float, *, round: int = 1, lanes: Lanes | None = None) -> Run:  # noqa: A002
     """A point at which there was always work."""
     return Run(
-        load=Load.DISCRIMINATIVE, contestant=contestant, round=round, label=SATURATION, rate=None, lanes=lanes,
+        load=Load.DISCRIMINATIVE, strategy=contestant, round=round, label=SATURATION, rate=None, lanes=lanes,
         figures=figures(tokens_per_s=tokens_per_s, calls_per_s=tokens_per_s / 100),
     )  # fmt: skip
 
@@ -25,7 +25,7 @@ def busy(contestant: str, tokens_per_s: float, *, round: int = 1, lanes: Lanes |
 def at_rate(contestant: str, label: str, rate: float, p90_s: float, *, round: int = 1) -> Run:  # noqa: A002
     """A point whose calls came by chance."""
     return Run(
-        load=Load.DISCRIMINATIVE, contestant=contestant, round=round, label=label, rate=rate, lanes=None,
+        load=Load.DISCRIMINATIVE, strategy=contestant, round=round, label=label, rate=rate, lanes=None,
         figures=figures(p90_s=p90_s),
     )  # fmt: skip
 

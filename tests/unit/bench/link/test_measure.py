@@ -77,14 +77,14 @@ async def test_every_strategy_gets_the_same_calls_at_the_same_times(contest, run
     assert loads["tensor"].seen == loads["pipeline"].seen == loads["interleaved"].seen
     assert len(loads[SILENT].seen) == 3  # warm-up and two rounds, no arrivals
     assert len([run for run in runs if run.label == SATURATION]) == 8
-    assert len([run for run in runs if run.contestant == "interleaved" and run.rate is not None]) == 16
+    assert len([run for run in runs if run.strategy == "interleaved" and run.rate is not None]) == 16
 
 
 async def test_the_first_in_a_round_changes_so_that_drift_favours_none(contest, run_with):
     two = {"tensor": FakeLoad(0.1), "interleaved": FakeLoad(0.1)}
     runs, _ = await run_with(contest("--strategies", "tensor,interleaved"), {**two, SILENT: FakeLoad(0.1)})
     firsts = [
-        next(run.contestant for run in runs if run.round == number and run.label == SATURATION) for number in (1, 2)
+        next(run.strategy for run in runs if run.round == number and run.label == SATURATION) for number in (1, 2)
     ]
     assert firsts == ["tensor", "interleaved"]
 

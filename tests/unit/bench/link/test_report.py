@@ -36,7 +36,7 @@ def report():
 def test_the_json_holds_runs_and_the_summary_that_the_issue_asks_for(report):
     table = json.loads(to_json(SETTINGS, MACHINE, [report]))
     assert len(table["runs"]) == len(RUNS)
-    assert {"load", "contestant", "round", "label", "rate", "figures", "lanes"} <= set(table["runs"][0])
+    assert {"load", "strategy", "round", "label", "rate", "figures", "lanes"} <= set(table["runs"][0])
     summary = table["summary"]["discriminative"]
     assert list(summary) == [field.name for field in fields(Comparison)]
     assert summary["throughput_vs_tensor"] == 1.25
