@@ -13,7 +13,7 @@ class SegmentSample:
     segment: SegmentKind
     num_tokens: int
     context: int  # tokens behind each, 0 for none
-    duration_ns: int  # median
+    duration_ns: int  # of an undisturbed run: the lower quartile of several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1304,7 +1304,7 @@ class ProfileTable(_message.Message):
         context: _builtins.int
         """Tokens of context behind each, 0 for none. Owner: worker."""
         duration_ns: _builtins.int
-        """Median duration, in nanoseconds. Owner: worker."""
+        """Duration of an undisturbed run (the lower quartile of several), in nanoseconds. Owner: worker."""
         def __init__(
             self,
             *,
