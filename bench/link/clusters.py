@@ -1,7 +1,7 @@
 """The clusters that are compared: one for each strategy, side by side on one link."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from bench.link.network import Network
 from bench.link.settings import Settings
 from bench.link.work import Load
 from liger.client import AsyncClient
+from liger.errors import LigerError
 from liger.local_cluster import ClusterSpec, GroupSpec, LocalCluster, RankSpec
 
 SILENT: Final = "silent"
@@ -61,22 +62,34 @@ async def running_contestants(
     Raises:
         LigerError: One does not start.
     """
-    clusters: list[LocalCluster] = []
-    contestants: list[Contestant] = []
+    names = contestant_names(contest.settings)
+    clusters = {name: LocalCluster(cluster_spec(contest, name, model)) for name in names}
+    first = "interleaved" if "interleaved" in names else names[0]
     try:
+        tell(f"starting {first}")
+        await clusters[first].start()  # alone: at their first start its ranks measure themselves
+        await _start_all({name: cluster for name, cluster in clusters.items() if name != first}, tell)
         async with AsyncExitStack() as stack:
-            for name in contestant_names(contest.settings):  # in turn: at their first start ranks measure themselves
-                tell(f"starting {name}")
-                clusters.append(LocalCluster(cluster_spec(contest, name, model)))
-                await clusters[-1].start()
-                client = await stack.enter_async_context(AsyncClient(clusters[-1].gateway))
-                controller, generator = clusters[-1].controller, LoadGenerator(client, contest.load.value)
-                contestants.append(
-                    Contestant(name=name, group=contest.load.value, controller=controller, load=generator)
-                )
+            contestants = []
+            for name, cluster in clusters.items():
+                client = await stack.enter_async_context(AsyncClient(cluster.gateway))
+                load = LoadGenerator(client, contest.load.value)
+                one = Contestant(name=name, group=contest.load.value, controller=cluster.controller, load=load)
+                contestants.append(one)
             yield contestants
     finally:  # nothing is in flight that a drain could save
-        await asyncio.gather(*(cluster.kill() for cluster in clusters))
+        await asyncio.gather(*(cluster.kill() for cluster in clusters.values()))
+
+
+async def _start_all(clusters: Mapping[str, LocalCluster], tell: Callable[[str], None]) -> None:
+    """Start clusters side by side; raise the first one's error."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for name, cluster in clusters.items():
+                tell(f"starting {name}")
+                tasks.create_task(cluster.start())
+    except* LigerError as failures:
+        raise next(error for error in failures.exceptions if isinstance(error, LigerError)) from None
 
 
 def cluster_spec(contest: Contest, name: str, model: Path) -> ClusterSpec:

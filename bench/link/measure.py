@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bench.link.clusters import SILENT, Contest, Contestant, contestant_names, running_contestants
+from bench.link.clusters import Contest, Contestant, running_contestants
 from bench.link.figures import closed_loop_figures, open_loop_figures
 from bench.link.lanes import read_lanes
 from bench.link.models import make_model
@@ -53,11 +53,11 @@ class Measurement:
             for number in range(1, settings.rounds + 1):
                 for contestant in _rotated(contestants, number):
                     await self._saturate(contestant, number, num_calls)
-            strategies = [contestant for contestant in contestants if contestant.name != SILENT]
             points = choose_rates(self._sustained(), quick=settings.quick)
             for number in range(1, settings.rounds + 1):
                 for point in points:
-                    for contestant in _rotated(strategies, number):
+                    chosen = [contestant for contestant in contestants if contestant.name in point.strategies]
+                    for contestant in _rotated(chosen, number):
                         await self._arrive(contestant, number, point)
         return self._runs
 
@@ -121,7 +121,7 @@ class Measurement:
             name: statistics.median(
                 run.figures.calls_per_s for run in self._runs if run.strategy == name and run.label == SATURATION
             )
-            for name in contestant_names(self._settings)
+            for name in self._settings.strategies
         }
 
 

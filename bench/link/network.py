@@ -42,6 +42,7 @@ class Network:
 
     places: tuple[Place, ...]  # by rank
     hub: str  # namespace of the bridge, empty if there is none
+    subnet: IPv4Network  # of all control links
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -59,7 +60,7 @@ def draw_network(owner_pid: int, num_ranks: int, subnet: IPv4Network) -> Network
     """
     assert 2 <= num_ranks <= MAX_RANKS, "checked before"
     places = tuple(_place(owner_pid, rank, subnet[0]) for rank in range(num_ranks))
-    return Network(places=places, hub=f"lg{owner_pid}-hub" if num_ranks > 2 else "")
+    return Network(places=places, hub=f"lg{owner_pid}-hub" if num_ranks > 2 else "", subnet=subnet)
 
 
 def _place(owner_pid: int, rank: int, base: IPv4Address) -> Place:
@@ -81,7 +82,7 @@ def setup_commands(network: Network, rate: str) -> list[Command]:
     """
     commands: list[Command] = [("ip", "netns", "add", name) for name in network.namespaces]
     for place in network.places:
-        commands += _control_link(place)
+        commands += _control_link(place, network.subnet)
     commands += _bridge(network) if network.hub else _cable(*network.places)
     for place in network.places:
         commands += _inside(place, f"addr add {place.data_host}/{_DATA.prefixlen} dev data", "link set data up")
@@ -103,7 +104,8 @@ def owner_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _control_link(place: Place) -> list[Command]:
+def _control_link(place: Place, subnet: IPv4Network) -> list[Command]:
+    """Return what makes a control link. Nothing else is routed, so that asking for names fails at once."""
     peer = ("peer", "name", "control", "netns", place.namespace)
     return [
         ("ip", "link", "add", place.root_link, "type", "veth", *peer),
@@ -114,7 +116,7 @@ def _control_link(place: Place) -> list[Command]:
             "link set lo up",
             f"addr add {place.control_host}/30 dev control",
             "link set control up",
-            f"route add default via {place.root_host}",
+            f"route add {subnet} via {place.root_host}",
         ),
     ]
 

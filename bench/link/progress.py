@@ -52,5 +52,5 @@ class Teller:
 def num_steps(settings: Settings) -> int:
     """Return how many steps a run has."""
     num_contestants = len(contestant_names(settings))
-    points = num_points(settings.strategies, quick=settings.quick) * len(settings.strategies)
+    points = num_points(settings.strategies, quick=settings.quick)
     return len(settings.loads) * (1 + 2 * num_contestants + settings.rounds * (num_contestants + points))

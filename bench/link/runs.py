@@ -30,13 +30,18 @@ class RatePoint:
 
     label: str
     rate: float  # calls a second
+    strategies: tuple[str, ...]  # that are measured there
 
 
 AT_LOW_LOAD = "0.1 × tensor"
 AT_TENSOR = "1.0 × tensor"
 AT_PIPELINE = "1.0 × pipeline"
 NEAR_INTERLEAVED = "0.9 × interleaved"
-_QUICK = (AT_LOW_LOAD, AT_TENSOR, AT_PIPELINE)
+_QUICK = {  # what the summary needs
+    AT_LOW_LOAD: ("tensor", "pipeline", "interleaved"),
+    AT_TENSOR: ("tensor", "interleaved"),
+    AT_PIPELINE: ("pipeline", "interleaved"),
+}
 _POINTS = (
     (AT_LOW_LOAD, 0.1, "tensor"),
     ("0.5 × tensor", 0.5, "tensor"),
@@ -50,8 +55,8 @@ _POINTS = (
 
 
 def num_points(strategies: Sequence[str], *, quick: bool) -> int:
-    """Return how many rates there are."""
-    return len(choose_rates(dict.fromkeys(strategies, 1.0), quick=quick))
+    """Return how many points a round has."""
+    return sum(len(point.strategies) for point in choose_rates(dict.fromkeys(strategies, 1.0), quick=quick))
 
 
 def choose_rates(sustained: Mapping[str, float], *, quick: bool) -> list[RatePoint]:
@@ -59,11 +64,15 @@ def choose_rates(sustained: Mapping[str, float], *, quick: bool) -> list[RatePoi
 
     Args:
         sustained: Calls a second that each strategy sustains.
-        quick: Only those that the summary needs.
+        quick: Only what the summary needs.
     """
     chosen = [
-        RatePoint(label=label, rate=share * sustained[name])
+        RatePoint(label=label, rate=share * sustained[name], strategies=_whose(label, sustained, quick=quick))
         for label, share, name in _POINTS
         if sustained.get(name, 0) > 0 and (not quick or label in _QUICK)
     ]
     return sorted(chosen, key=lambda point: point.rate)
+
+
+def _whose(label: str, sustained: Mapping[str, float], *, quick: bool) -> tuple[str, ...]:
+    return tuple(name for name in sustained if not quick or name in _QUICK[label])

@@ -31,7 +31,7 @@ class Defaults:
 
 
 _USUAL: Final = Defaults(layers=4, rounds=3, seconds=12, max_batch_tokens=512)
-_QUICK: Final = Defaults(layers=2, rounds=1, seconds=0.8, max_batch_tokens=256)
+_QUICK: Final = Defaults(layers=2, rounds=1, seconds=0.5, max_batch_tokens=256)
 _ValueT = TypeVar("_ValueT")
 
 

@@ -99,9 +99,10 @@ def test_curves_that_stay_apart_do_not_cross():
 
 
 def test_rates_are_shares_of_what_the_strategies_sustain_in_order():
-    sustained = {"tensor": 10.0, "interleaved": 14.0, "pipeline": 11.5, SILENT: 20.0}
+    sustained = {"tensor": 10.0, "interleaved": 14.0, "pipeline": 11.5}
     assert [point.rate for point in choose_rates(sustained, quick=False)] == pytest.approx(
         [1.0, 5.0, 8.0, 9.5, 10.0, 11.5, 12.0, 12.6]
     )
     assert [point.label for point in choose_rates(sustained, quick=True)] == [AT_LOW_LOAD, AT_TENSOR, AT_PIPELINE]
     assert num_points(("tensor",), quick=False) == 6
+    assert num_points(("tensor", "pipeline", "interleaved"), quick=True) == 7
