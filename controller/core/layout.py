@@ -9,9 +9,10 @@ Deterministic: ties go to the older job.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 WIDTH: Final = 6  # partial schedules kept of each length
+_FEW: Final = 48  # tasks; where there are fewer, as many more are kept
 _INFINITE: Final = float("inf")
 
 
@@ -96,6 +97,13 @@ class _Node:
         self.score: tuple[float, float] = (0.0, 0.0)
 
 
+class _Option(NamedTuple):
+    begin: float
+    end: float
+    job: int  # whose next task it is
+    lane: int
+
+
 class _Search:
     def __init__(self, jobs: Sequence[Job], free: tuple[float, ...], limit: float) -> None:
         self._tasks = [job.tasks for job in jobs]
@@ -103,25 +111,37 @@ class _Search:
         self._limit = limit
         self._paths = [_paths(job.tasks) for job in jobs]
         self._left = [_left(job.tasks, len(free)) for job in jobs]
+        self._heads = [_heads(job.tasks, paths) for job, paths in zip(jobs, self._paths, strict=True)]
         self._ready = [job.ready for job in jobs]
         ends = tuple((job.ready, job.ready) for job in jobs)
         self.root = _Node(None, None, (0,) * len(jobs), ends, free)
 
     def children(self, node: _Node) -> list[_Node]:
-        """Return what may go next: the conflict set of the lane on which a task could end first."""
+        """Return what may go next: the conflict set of the lane on which a task could end first.
+
+        A piece that waits on another lane may hold back the piece behind it, which could go on this one: then the
+        conflict set of that lane, too.
+        """
         options = [
-            (*self._times(node, job, position), job)
+            _Option(*self._times(node, job, position), job, self._tasks[job][position].lane)
             for job, position in enumerate(node.position)
             if position < self._counts[job]
         ]
-        first = min(options, key=lambda option: (option[1], option[2]))
-        lane = self._tasks[first[2]][node.position[first[2]]].lane
-        rivals = [
-            option
-            for option in options
-            if option[0] < first[1] and self._tasks[option[2]][node.position[option[2]]].lane == lane
-        ]
-        return [self._place(node, *option) for option in rivals or [first]]
+        first = min(options, key=lambda option: (option.end, option.job))
+        chosen = _rivals(options, first)
+        for option in options:
+            if self._holds_back(node, option, first):
+                chosen += [rival for rival in _rivals(options, option) if rival not in chosen]
+        return [self._place(node, option) for option in chosen]
+
+    def _holds_back(self, node: _Node, option: _Option, first: _Option) -> bool:
+        """Return whether what comes behind an option could begin on the lane of `first` before that ends."""
+        tasks, position = self._tasks[option.job], node.position[option.job]
+        if option.lane == first.lane or position + 1 == len(tasks):
+            return False
+        behind = tasks[position + 1]
+        is_ready = behind.lane == first.lane and behind.after < position
+        return is_ready and max(node.ends[option.job][0], node.free[first.lane]) < first.end
 
     def _times(self, node: _Node, job: int, position: int) -> tuple[float, float]:
         task = self._tasks[job][position]
@@ -134,9 +154,9 @@ class _Search:
             duration += beside * (task.contention - 1.0)
         return begin, begin + duration
 
-    def _place(self, node: _Node, begin: float, end: float, job: int) -> _Node:
+    def _place(self, node: _Node, option: _Option) -> _Node:
+        begin, end, job, lane = option
         position = node.position[job]
-        lane = self._tasks[job][position].lane
         positions = (*node.position[:job], position + 1, *node.position[job + 1 :])
         ends = (*node.ends[:job], (end, node.ends[job][0]), *node.ends[job + 1 :])
         free = (*node.free[:lane], end, *node.free[lane + 1 :])
@@ -146,12 +166,7 @@ class _Search:
 
     def _score(self, node: _Node) -> tuple[float, float]:
         """Return (a bound on the makespan, the sum of when jobs can end); infinite if the first job is too late."""
-        bounds = [
-            self._times(node, job, place)[0] + self._paths[job][place]
-            if place < self._counts[job]
-            else node.ends[job][0]
-            for job, place in enumerate(node.position)
-        ]
+        bounds = [self._bound(node, job, place) for job, place in enumerate(node.position)]
         if bounds[0] > self._limit:
             return _INFINITE, bounds[0]
         most = max(bounds)
@@ -159,6 +174,15 @@ class _Search:
             left = sum(self._left[job][place][lane] for job, place in enumerate(node.position))
             most = max(most, free + left) if left else most
         return most, sum(bounds)
+
+    def _bound(self, node: _Node, job: int, place: int) -> float:
+        """Return when a job ends at the earliest; exact if no other job comes before it on a lane."""
+        if place == self._counts[job]:
+            return node.ends[job][0]
+        end = self._times(node, job, place)[0] + self._paths[job][place]
+        for lane, path in self._heads[job][place]:
+            end = max(end, node.free[lane] + path)
+        return end
 
 
 def lay_out(
@@ -171,13 +195,15 @@ def lay_out(
         num_lanes: Two for each stage.
         slack: How much longer the primary may take than alone, as a share.
         free: When each lane is free, in ns; at once by default.
-        width: Partial schedules kept; 1 is greedy.
+        width: Partial schedules kept, more where tasks are few.
     """
     lanes = tuple(free) or (0.0,) * num_lanes
     alone = chain(jobs[0], lanes)
     search = _Search(jobs, lanes, alone + slack * max(alone - jobs[0].ready, 0.0) + 1e-6)
     beam = [search.root]
-    for _ in range(sum(len(job.tasks) for job in jobs)):
+    num_tasks = sum(len(job.tasks) for job in jobs)
+    width *= max(1, _FEW // max(num_tasks, 1))
+    for _ in range(num_tasks):
         best: dict[tuple[object, ...], _Node] = {}
         for node in beam:
             for child in search.children(node):
@@ -198,6 +224,12 @@ def chain(job: Job, free: Sequence[float]) -> float:
     return max(ends, default=job.ready)
 
 
+def _rivals(options: Sequence[_Option], first: _Option) -> list[_Option]:
+    """Return the options on the lane of `first` that could begin before it ends."""
+    rivals = [option for option in options if option.lane == first.lane and option.begin < first.end]
+    return rivals or [first]
+
+
 def _layout(node: _Node) -> Layout:
     ends = tuple(max(pair) for pair in node.ends)
     free, placed = node.free, []
@@ -213,9 +245,20 @@ def _paths(tasks: Sequence[Task]) -> list[float]:
     paths = [0.0] * len(tasks)
     for number in reversed(range(len(tasks))):
         following = tasks[number + 1 : number + 3]
-        later = (paths[number + 1 + place] for place, task in enumerate(following) if task.after == number)
+        waiting = (task.after == number or task.lane == tasks[number].lane for task in following)
+        later = (paths[number + 1 + place] for place, waits in enumerate(waiting) if waits)
         paths[number] = tasks[number].duration + max(later, default=0.0)
     return paths
+
+
+def _heads(tasks: Sequence[Task], paths: Sequence[float]) -> list[tuple[tuple[int, float], ...]]:
+    """Return, for each position, the least time from the next task of each lane but its own to the end of the job."""
+    heads: list[tuple[tuple[int, float], ...]] = [()] * len(tasks)
+    nearest: dict[int, float] = {}
+    for number in reversed(range(len(tasks))):
+        nearest[tasks[number].lane] = paths[number]
+        heads[number] = tuple((lane, path) for lane, path in nearest.items() if lane != tasks[number].lane)
+    return heads
 
 
 def _left(tasks: Sequence[Task], num_lanes: int) -> list[tuple[float, ...]]:
