@@ -20,6 +20,7 @@ from liger.domain import Axis, Lane, SegmentKind
 from liger.schedule import Pattern, Piece, Segment, Step
 
 _LAYER: Final = (SegmentKind.ATTENTION, SegmentKind.ALL_REDUCE, SegmentKind.MLP, SegmentKind.ALL_REDUCE)
+_LONE: Final = 3.0  # a batch that is alone in flight goes so many times further in a window
 _MAX_LAYERS_CARRIED: Final = 4  # of the primary; what a lane is behind when a window begins is less
 
 
@@ -87,17 +88,19 @@ class Interleaver:
         self._costs = costs
         self._options = options
 
-    def cut(self, views: Sequence[View], free: Sequence[float]) -> Cut:
+    def cut(self, views: Sequence[View], free: Sequence[float], *, is_lone: bool = False) -> Cut:
         """Return the best window found for batches in flight, oldest first.
 
         Args:
             views: The batches.
             free: When each lane is free, in ns.
+            is_lone: Whether nothing waits to join the one batch; its window is then longer.
         """
-        alone = self._window([self._primary(views[0], 1)], free)
+        reach_ns = self._options.window_ns * (_LONE if is_lone else 1.0)
+        alone = self._window([self._primary(views[0], 1, reach_ns)], free)
         best, most = alone, self._progress(*alone) * (1 + self._options.least_gain)
         for pieces in self._piecings(views):
-            found = self._filled(views, pieces, free)
+            found = self._filled(views, pieces, reach_ns, free)
             progress = self._progress(*found)
             if progress > most:
                 best, most = found, progress
@@ -110,7 +113,9 @@ class Interleaver:
     def num_ahead(self, shape: Shape, primary: Shape) -> int:
         """Return how many segments ahead of a batch a window may look, where `primary` is the primary's shape."""
         reach_ns = (
-            2 * (1 + self._options.slack) * (self._options.window_ns + _MAX_LAYERS_CARRIED * self.layer_ns(primary))
+            2
+            * (1 + self._options.slack)
+            * (_LONE * self._options.window_ns + _MAX_LAYERS_CARRIED * self.layer_ns(primary))
         )
         return len(_LAYER) * ceil(reach_ns / self._busiest_ns(shape) + 1)
 
@@ -133,9 +138,11 @@ class Interleaver:
         whole = (1,) * len(views)
         return [whole] if max(fitting) == 1 else [whole, (1, *fitting)]
 
-    def _filled(self, views: Sequence[View], pieces: Sequence[int], free: Sequence[float]) -> tuple[list[_Run], Layout]:
+    def _filled(
+        self, views: Sequence[View], pieces: Sequence[int], reach_ns: float, free: Sequence[float]
+    ) -> tuple[list[_Run], Layout]:
         """Let the younger batches go as far as they get while the primary runs its part of the window."""
-        primary = self._primary(views[0], pieces[0], views[1:])
+        primary = self._primary(views[0], pieces[0], reach_ns, views[1:])
         horizon_ns = self._alone_ns(primary)
         others = [
             self._younger(view, count, (*views[:place], *views[place + 1 :]), horizon_ns)
@@ -150,16 +157,17 @@ class Interleaver:
         jobs = [run.job() for run in runs]
         return runs, lay_out(jobs, num_lanes=len(free), slack=self._options.slack, free=free, width=width)
 
-    def _primary(self, view: View, pieces: int, others: Sequence[View] = ()) -> _Run:
+    def _primary(self, view: View, pieces: int, reach_ns: float, others: Sequence[View] = ()) -> _Run:
+        """Return the segments of a window: whole layers, as far as it reaches, or all if hardly more are left."""
         rest = self._forwards[view.shape.kind][view.position :]
         passed_ns, length = 0.0, len(rest)
         for offset, segment in enumerate(rest):
-            if passed_ns >= self._options.window_ns and segment.kind is SegmentKind.ATTENTION:
+            if passed_ns >= reach_ns and segment.kind is SegmentKind.ATTENTION:
                 length = offset
                 break
             passed_ns += self._costs.duration_ns(view.shape, segment.kind)
         left_ns = sum(self._costs.duration_ns(view.shape, segment.kind) for segment in rest[length:])
-        if left_ns < self._options.window_ns / 2:
+        if left_ns < reach_ns / 2:
             length = len(rest)
         return self._run(view, rest[:length], pieces, others)
 

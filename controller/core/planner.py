@@ -35,7 +35,8 @@ _BUCKETS_AN_OCTAVE: Final = 4
 _PARTS_OF_A_LAYER: Final = 8  # times are rounded to such parts of the primary's layer
 _MAX_PARTS: Final = 32
 
-Key = tuple[tuple[View, ...], tuple[float, ...], int]
+Key = tuple[tuple[View, ...], tuple[float, ...], int, bool]
+"""Batches in flight, when lanes are free, version of the costs, whether the one batch is alone."""
 
 
 class Planner:
@@ -103,18 +104,18 @@ class Planner:
         if cut is not None:
             self._cuts.move_to_end(key)
             return cut
-        views, free, version = key
+        views, free, version, _ = key
         if len(views) > 1 and backlog_ns < SEARCH_NS:
             self._cold[key] = None
             if len(self._cold) > MAX_COLD:
                 self._cold.popitem(last=False)
-            return self._cached((views[:1], free, version), backlog_ns)
+            return self._cached((views[:1], free, version, False), backlog_ns)
         return self._search(key)
 
     def _search(self, key: Key) -> Cut:
         assert self._interleaver is not None, "only interleaved windows are searched for"
-        views, free, _ = key
-        cut = self._cuts[key] = self._interleaver.cut(views, free)
+        views, free, _, is_lone = key
+        cut = self._cuts[key] = self._interleaver.cut(views, free, is_lone=is_lone)
         self._cold.pop(key, None)
         if len(self._cuts) > MAX_CACHED:
             self._cuts.popitem(last=False)
@@ -129,7 +130,7 @@ class Planner:
             for shape, batch in zip(shapes, in_flight, strict=True)
         )
         free = tuple(_rounded(each, unit_ns) for each in self._free) or (0.0,) * (2 * self.topology.pp_size)
-        return views, free, self.costs.version
+        return views, free, self.costs.version, len(views) == 1
 
     def _place(self, shape: Shape, primary: Shape, batch: Batch) -> int:
         return self._canonical(batch.kind, batch.position, self._ahead(shape, primary, self._version()))
