@@ -166,9 +166,11 @@ def _notes(report: LoadReport) -> str:
     shown = " · ".join(f"{name} {'–' if value is None else f'{1e6 * value:.0f}'}" for name, value in times.items())
     worth = {None: "not known whether worthy", True: "worthy", False: "invalid"}[bounds.pipeline_is_valid]
     crossing = "do not cross" if report.crossing_rate is None else f"cross at {report.crossing_rate:.1f} calls/s"
+    left_out = report.points.num_left_out
+    failures = f"\n{left_out} points are left out: calls failed there" if left_out else ""
     return (
         f"µs a token: {shown}\npipeline reaches {_number(bounds.pipeline_share_of_ideal)} of its ideal ({worth}); "
-        f"the P90 curves of pipeline and interleaved {crossing}"
+        f"the P90 curves of pipeline and interleaved {crossing}{failures}"
     )
 
 

@@ -13,6 +13,8 @@ from bench.link.runs import AT_LOW_LOAD, AT_PIPELINE, AT_TENSOR, NEAR_INTERLEAVE
 WORTHY: Final = 0.9
 """Share of its ideal that pipeline must reach, or its row is marked invalid."""
 
+_FEW: Final = 0.01
+
 Curve = tuple[tuple[float, float], ...]  # (calls a second, P90 in seconds), by rate
 
 
@@ -49,10 +51,11 @@ class Bounds:
 
 
 class Points:
-    """One load's points, looked up."""
+    """One load's points, looked up; those at which more than a few calls failed say nothing and are left out."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = runs
+        self._runs = [run for run in runs if run.figures.num_failed <= _FEW * run.figures.num_calls]
+        self.num_left_out = len(runs) - len(self._runs)
 
     def median(self, contestant: str, label: str, value: Callable[[Run], float | None]) -> float | None:
         """Return the median over rounds."""

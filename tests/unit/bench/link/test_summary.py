@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from bench.link.clusters import SILENT
 from bench.link.runs import AT_LOW_LOAD, AT_PIPELINE, AT_TENSOR, choose_rates, num_points
 from bench.link.summary import Points, compare, crossing_rate, curves, find_bounds
-from tests.unit.bench.link.points import at_rate, busy, lanes
+from tests.unit.bench.link.points import at_rate, busy, figures, lanes
 
 
 def saturated() -> list:
@@ -80,6 +82,13 @@ def test_points_at_which_all_calls_failed_do_not_count():
     assert Points([busy("tensor", 0.0), busy("interleaved", 5.0)]).ratio(
         "interleaved", "tensor", "saturation", lambda run: run.figures.tokens_per_s
     ) is None  # fmt: skip
+
+
+def test_points_at_which_calls_failed_are_left_out_and_counted():
+    broken = replace(busy("interleaved", 500.0, round=2), figures=figures(num_calls=100, num_failed=2))
+    points = Points([*saturated(), broken])
+    assert points.num_left_out == 1
+    assert points.median("interleaved", "saturation", lambda run: run.figures.tokens_per_s) == 125
 
 
 def test_curves_go_by_rate_and_cross_between_points():
