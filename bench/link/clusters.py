@@ -21,6 +21,7 @@ THREADS_PER_RANK: Final = 1
 _START_LIMIT_S: Final = 300.0
 _MAX_CALLS: Final = "8192"
 _KV_GIB: Final = "0.25"
+_QUICK_PROFILE_S: Final = "5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,8 @@ def cluster_spec(contest: Contest, name: str, model: Path) -> ClusterSpec:
     settings, places = contest.settings, contest.network.places
     stages = settings.ranks if name == "pipeline" else 1
     options = {"insecure": "true", "kv-cache-gib": _KV_GIB, "profile-tag": settings.rate}
+    if settings.quick:  # a rough profile will do, and is kept apart
+        options |= {"profile-limit-s": _QUICK_PROFILE_S, "profile-tag": f"{settings.rate} quick"}
     if name == SILENT:
         options |= {"communicator": "null", "profile-tag": f"{settings.rate} silent"}
     ranks = tuple(
