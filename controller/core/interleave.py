@@ -14,10 +14,11 @@ from typing import Final
 
 from controller.core.cost_model import CostModel, Shape
 from controller.core.layout import Job, Layout, Placed, Task, lay_out
+from controller.core.pieces import WHOLE, Part, Pieces, cut, may_end_before
 from controller.core.plan import Cut, Expected, Forwards, Topology
 from liger.digest import pattern_digest
-from liger.domain import Axis, Lane, SegmentKind
-from liger.schedule import Pattern, Piece, Segment, Step
+from liger.domain import Lane, SegmentKind
+from liger.schedule import Pattern, Segment, Step
 
 _LAYER: Final = (SegmentKind.ATTENTION, SegmentKind.ALL_REDUCE, SegmentKind.MLP, SegmentKind.ALL_REDUCE)
 _LONE: Final = 3.0  # a batch that is alone in flight goes so many times further in a window
@@ -31,7 +32,8 @@ class InterleaveOptions:
     slack: float = 0.05  # how much longer the primary may take than alone, as a share
     window_ns: float = 20e6  # a window takes the primary so far, in whole layers
     least_gain: float = 0.02  # a plan that gains less than this over the primary alone is not worth it
-    least_piece_tokens: int = 64  # of a decomposed segment
+    least_piece_tokens: int = 64  # of a decomposed MLP
+    least_exchanged_tokens: int = 16  # of a decomposed exchange
     max_pieces: int = 4
 
 
@@ -45,20 +47,11 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A task's meaning."""
-
-    offset: int  # segment, from the batch's position
-    segment: Segment
-    piece: Piece | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Run:
     """What a batch may do in a window."""
 
     view: View
-    parts: tuple[_Part, ...]
+    parts: tuple[Part, ...]
     tasks: tuple[Task, ...]
 
     def job(self) -> Job:
@@ -97,7 +90,7 @@ class Interleaver:
             is_lone: Whether nothing waits to join the one batch; its window is then longer.
         """
         reach_ns = self._options.window_ns * (_LONE if is_lone else 1.0)
-        alone = self._window([self._primary(views[0], 1, reach_ns)], free)
+        alone = self._window([self._primary(views[0], WHOLE, reach_ns)], free)
         best, most = alone, self._progress(*alone) * (1 + self._options.least_gain)
         for pieces in self._piecings(views):
             found = self._filled(views, pieces, reach_ns, free)
@@ -124,22 +117,36 @@ class Interleaver:
         exchanging = 2 * self._costs.duration_ns(shape, SegmentKind.ALL_REDUCE)
         return max(exchanging, self.layer_ns(shape) - exchanging)
 
-    def _piecings(self, views: Sequence[View]) -> list[tuple[int, ...]]:
-        """Return in how many pieces each batch's MLPs may be cut, one choice after another."""
-        counts = [max(1, view.shape.num_tokens // self._options.least_piece_tokens) for view in views]
-        if len(views) == 1:
-            most = min(counts[0], self._options.max_pieces)
-            return [(count,) for count in sorted({min(2, most), most}) if count > 1]
-        gap = self._exchange_ns(views[0])
-        fitting = [
-            min(ceil(self._mlp_ns(view) / gap) if gap else 1, count, self._options.max_pieces)
-            for view, count in zip(views[1:], counts[1:], strict=True)
-        ]
-        whole = (1,) * len(views)
-        return [whole] if max(fitting) == 1 else [whole, (1, *fitting)]
+    def _piecings(self, views: Sequence[View]) -> list[tuple[Pieces, ...]]:
+        """Return in how many pieces batches may be cut, one choice after another.
+
+        Those of younger ones fit the time for which the primary leaves a lane: their MLPs under its exchange, or their
+        exchanges under its MLP or its attention.
+        """
+        primary, younger = views[0], views[1:]
+        if not younger:
+            most = self._fitting(primary, SegmentKind.MLP, 0.0)
+            return [(Pieces(mlp=count),) for count in sorted({min(2, most), most}) if count > 1]
+        choices = [(WHOLE,) * len(views)]
+        gap_ns = self._costs.duration_ns(primary.shape, SegmentKind.ALL_REDUCE)
+        choices.append((WHOLE, *(Pieces(mlp=self._fitting(view, SegmentKind.MLP, gap_ns)) for view in younger)))
+        for kind in (SegmentKind.MLP, SegmentKind.ATTENTION):
+            gap_ns = self._costs.duration_ns(primary.shape, kind)
+            counts = [self._fitting(view, SegmentKind.ALL_REDUCE, gap_ns) for view in younger]
+            choices.append((WHOLE, *(Pieces(exchange=count) for count in counts)))
+        return list(dict.fromkeys(choices))
+
+    def _fitting(self, view: View, kind: SegmentKind, gap_ns: float) -> int:
+        """Return in how many pieces a segment fits a gap; no more than may be."""
+        least_tokens = self._options.least_piece_tokens
+        if kind is SegmentKind.ALL_REDUCE:
+            least_tokens = self._options.least_exchanged_tokens
+        most = max(1, min(self._options.max_pieces, view.shape.num_tokens // least_tokens))
+        duration_ns = self._costs.duration_ns(view.shape, kind)
+        return ceil(duration_ns / gap_ns) if duration_ns < most * gap_ns else most
 
     def _filled(
-        self, views: Sequence[View], pieces: Sequence[int], reach_ns: float, free: Sequence[float]
+        self, views: Sequence[View], pieces: Sequence[Pieces], reach_ns: float, free: Sequence[float]
     ) -> tuple[list[_Run], Layout]:
         """Let the younger batches go as far as they get while the primary runs its part of the window."""
         primary = self._primary(views[0], pieces[0], reach_ns, views[1:])
@@ -157,7 +164,7 @@ class Interleaver:
         jobs = [run.job() for run in runs]
         return runs, lay_out(jobs, num_lanes=len(free), slack=self._options.slack, free=free, width=width)
 
-    def _primary(self, view: View, pieces: int, reach_ns: float, others: Sequence[View] = ()) -> _Run:
+    def _primary(self, view: View, pieces: Pieces, reach_ns: float, others: Sequence[View] = ()) -> _Run:
         """Return the segments of a window: whole layers, as far as it reaches, or all if hardly more are left."""
         rest = self._forwards[view.shape.kind][view.position :]
         passed_ns, length = 0.0, len(rest)
@@ -171,7 +178,7 @@ class Interleaver:
             length = len(rest)
         return self._run(view, rest[:length], pieces, others)
 
-    def _younger(self, view: View, pieces: int, others: Sequence[View], horizon_ns: float) -> _Run:
+    def _younger(self, view: View, pieces: Pieces, others: Sequence[View], horizon_ns: float) -> _Run:
         """Return the segments that could fit a window on the busier lane."""
         rest = self._forwards[view.shape.kind][view.position :]
         passed_ns = dict.fromkeys(Lane, 0.0)
@@ -183,29 +190,18 @@ class Interleaver:
                 break
         return self._run(view, rest[:length], pieces, others)
 
-    def _run(self, view: View, segments: Sequence[Segment], pieces: int, others: Sequence[View]) -> _Run:
-        parts: list[_Part] = []
-        tasks: list[Task] = []
-        beside = others or ((view,) if pieces > 1 else ())
-        offset = 0
-        while offset < len(segments):
-            pair = segments[offset : offset + 2]
-            is_pair = [each.kind for each in pair] == [SegmentKind.MLP, SegmentKind.ALL_REDUCE]
-            count = pieces if is_pair and pair[0].layer == pair[1].layer else 1
-            for index in range(count):
-                for place, segment in enumerate(pair if count > 1 else pair[:1]):
-                    piece = Piece(axis=Axis.ROWS, index=index, count=count) if count > 1 else None
-                    behind = 2 if count > 1 and place == 0 and index > 0 else 1
-                    tasks.append(self._task(view, segment, count, max(len(tasks) - behind, -1), beside))
-                    parts.append(_Part(offset + place, segment, piece))
-            offset += 2 if count > 1 else 1
-        return _Run(view, tuple(parts), tuple(tasks))
+    def _run(self, view: View, segments: Sequence[Segment], pieces: Pieces, others: Sequence[View]) -> _Run:
+        beside = others or ((view,) if pieces != WHOLE else ())
+        parts = cut(segments, pieces)
+        return _Run(view, parts, tuple(self._task(view, part, beside) for part in parts))
 
-    def _task(self, view: View, segment: Segment, count: int, after: int, beside: Sequence[View]) -> Task:
-        shape = replace(view.shape, num_tokens=ceil(view.shape.num_tokens / count)) if count > 1 else view.shape
+    def _task(self, view: View, part: Part, beside: Sequence[View]) -> Task:
+        shape, segment = view.shape, part.segment
+        if part.count > 1:
+            shape = replace(shape, num_tokens=ceil(shape.num_tokens / part.count))
         duration = self._costs.duration_ns(shape, segment.kind)
         lane = 2 * segment.stage + (segment.lane is Lane.COMMUNICATION)
-        return Task(lane, duration, after, self._contention(shape, segment, beside))
+        return Task(lane, duration, part.after, self._contention(shape, segment, beside))
 
     def _contention(self, shape: Shape, segment: Segment, beside: Sequence[View]) -> float:
         if not beside:
@@ -246,7 +242,7 @@ class Interleaver:
             free=tuple(max(free - until, 0.0) for free in layout.free),
         )
 
-    def _step(self, operand: int, part: _Part) -> Step:
+    def _step(self, operand: int, part: Part) -> Step:
         participants = self._topology.participants(part.segment)
         return Step(
             operand=operand, segment=part.offset, lane=part.segment.lane, piece=part.piece, participants=participants
@@ -255,23 +251,11 @@ class Interleaver:
     def _alone_ns(self, run: _Run) -> float:
         return run.view.ready + self._work_ns(run)
 
-    def _exchange_ns(self, view: View) -> float:
-        return self._costs.duration_ns(view.shape, SegmentKind.ALL_REDUCE)
-
-    def _mlp_ns(self, view: View) -> float:
-        return self._costs.duration_ns(view.shape, SegmentKind.MLP)
-
 
 def _whole_parts(run: _Run, draft: Layout, place: int) -> int:
     """Return how many of a younger batch's tasks begin before the primary ends; a decomposed segment is not cut."""
     begins: list[Placed] = [one for one in draft.placed if one.job == place]
     count = sum(one.begin < draft.ends[0] for one in begins)
-    while 0 < count < len(run.parts) and _is_inside_pieces(run.parts, count):
+    while 0 < count < len(run.parts) and not may_end_before(run.parts, count):
         count += 1
     return count
-
-
-def _is_inside_pieces(parts: Sequence[_Part], count: int) -> bool:
-    """Return whether a cut before part `count` would leave a decomposed pair half done."""
-    piece = parts[count].piece
-    return piece is not None and not (piece.index == 0 and parts[count].segment.lane is Lane.COMPUTE)

@@ -79,7 +79,7 @@ class Layout:
 class _Node:
     """A partial schedule; what came before is found by `parent`."""
 
-    __slots__ = ("ends", "free", "parent", "placed", "position", "score")
+    __slots__ = ("ends", "free", "parent", "placed", "position", "score", "stretch")
 
     def __init__(
         self,
@@ -94,6 +94,7 @@ class _Node:
         self.position = position  # next task of each job
         self.ends = ends  # of each job: its last task, and the one before
         self.free = free
+        self.stretch = 0.0  # contention made the first job's tasks longer by so much
         self.score: tuple[float, float] = (0.0, 0.0)
 
 
@@ -161,13 +162,15 @@ class _Search:
         ends = (*node.ends[:job], (end, node.ends[job][0]), *node.ends[job + 1 :])
         free = (*node.free[:lane], end, *node.free[lane + 1 :])
         child = _Node(node, Placed(job, position, lane, begin, end), positions, ends, free)
+        longer = end - begin - self._tasks[job][position].duration
+        child.stretch = node.stretch + (longer if job == 0 else 0.0)
         child.score = self._score(child)
         return child
 
     def _score(self, node: _Node) -> tuple[float, float]:
         """Return (a bound on the makespan, the sum of when jobs can end); infinite if the first job is too late."""
         bounds = [self._bound(node, job, place) for job, place in enumerate(node.position)]
-        if bounds[0] > self._limit:
+        if bounds[0] - node.stretch > self._limit:
             return _INFINITE, bounds[0]
         most = max(bounds)
         for lane, free in enumerate(node.free):
@@ -193,7 +196,7 @@ def lay_out(
     Args:
         jobs: The first is primary.
         num_lanes: Two for each stage.
-        slack: How much longer the primary may take than alone, as a share.
+        slack: How much longer the primary may take than alone, as a share; what contention adds comes on top.
         free: When each lane is free, in ns; at once by default.
         width: Partial schedules kept, more where tasks are few.
     """

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -155,3 +156,14 @@ def test_lanes_and_jobs_that_are_not_free_at_once_are_waited_for():
     layout = lay_out([Job((Task(0, 5, -1), Task(1, 5, 0)), ready=3.0)], num_lanes=2, slack=0.0, free=(4.0, 12.0))
     assert [(one.begin, one.end) for one in layout.placed] == [(4.0, 9.0), (12.0, 17.0)]
     assert layout.free == (9.0, 17.0)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(long_instances(), st.floats(1, 2))
+def test_with_contention_too_the_first_job_waits_no_longer_than_its_slack(jobs, factor):
+    contended = [Job(tuple(replace(task, contention=factor) for task in job.tasks), job.ready) for job in jobs]
+    layout = lay_out(contended, num_lanes=4, slack=SLACK)
+    check_feasible(layout, contended, (0.0,) * 4)
+    alone = chain(jobs[0], (0.0,) * 4)
+    longer = sum(one.end - one.begin - jobs[0].tasks[one.task].duration for one in layout.placed if one.job == 0)
+    assert layout.ends[0] - longer <= alone + SLACK * (alone - jobs[0].ready) + 1e-5
