@@ -158,7 +158,7 @@ class Interleaver:
         ]
         draft = self._window([primary, *others], free, width=2)[1]
         kept = [run.keep(_whole_parts(run, draft, place)) for place, run in enumerate(others, 1)]
-        return self._window([primary, *kept], free)
+        return self._window([primary, *_started_in_turn(kept)], free)
 
     def _window(self, runs: list[_Run], free: Sequence[float], width: int = 6) -> tuple[list[_Run], Layout]:
         jobs = [run.job() for run in runs]
@@ -250,6 +250,15 @@ class Interleaver:
 
     def _alone_ns(self, run: _Run) -> float:
         return run.view.ready + self._work_ns(run)
+
+
+def _started_in_turn(younger: Sequence[_Run]) -> list[_Run]:
+    """Return runs in which no batch starts while an older one has not: ranks take batches in the order of their ids."""
+    waiting = next((place for place, run in enumerate(younger) if not run.view.position and not run.parts), None)
+    return [
+        run.keep(0) if waiting is not None and place > waiting and not run.view.position else run
+        for place, run in enumerate(younger)
+    ]
 
 
 def _whole_parts(run: _Run, draft: Layout, place: int) -> int:
