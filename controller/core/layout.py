@@ -61,16 +61,19 @@ class Layout:
     def launch_order(self) -> list[Placed]:
         """Return the one order in which ranks launch: compute when it begins, an exchange as soon as it can queue.
 
-        A lane takes what is launched first, so an exchange queues when the task before it has ended and the exchanges
-        planned before it are queued; the compute lane is launched by a thread that waits for what it needs.
+        A lane takes what is launched first, so an exchange queues when the task before it has ended, or is queued on
+        the same lane, and the exchanges planned before it are queued; the compute lane is launched by a thread that
+        waits for what it needs.
         """
-        ends = {(one.job, one.task): one.end for one in self.placed}
+        before = {(one.job, one.task + 1): one for one in self.placed}
         queued = [0.0] * len(self.free)
         keyed: list[tuple[float, bool, int]] = []
         for number in sorted(range(len(self.placed)), key=lambda each: (self.placed[each].begin, each)):
             one = self.placed[number]
             is_compute = one.lane % 2 == 0
-            time = one.begin if is_compute else max(queued[one.lane], ends.get((one.job, one.task - 1), 0.0))
+            waits_for = before.get((one.job, one.task))
+            ready = waits_for.end if waits_for and waits_for.lane != one.lane else 0.0
+            time = one.begin if is_compute else max(queued[one.lane], ready)
             queued[one.lane] = time
             keyed.append((time, is_compute, number))
         return [self.placed[number] for _, _, number in sorted(keyed)]

@@ -146,6 +146,13 @@ def test_an_exchange_is_queued_before_the_compute_that_it_lies_under():
     assert order == [(0, 0), (0, 1), (1, 0)]
 
 
+def test_an_exchange_that_follows_one_on_its_lane_is_queued_with_it():
+    decomposed = Job((Task(0, 10, -1), Task(1, 10, 0), Task(1, 10, 1)))
+    jobs = [decomposed, Job((Task(0, 30, -1),))]
+    order = [(one.job, one.task) for one in lay_out(jobs, num_lanes=2, slack=0.0).launch_order()]
+    assert order == [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
 def test_contention_makes_longer_only_what_lies_beside_a_busy_lane():
     jobs = [Job((Task(0, 10, -1), Task(1, 10, 0))), Job((Task(0, 20, -1, contention=1.5),))]
     layout = lay_out(jobs, num_lanes=2, slack=0.0)
