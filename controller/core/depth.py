@@ -23,15 +23,11 @@ _FILL: Final = 1  # batches beyond the ideal, so that a lane finds work when tim
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A batch's time on each lane, in ns, contention included."""
+    """A batch's time on each lane, in ns, beside others."""
 
     compute: float
     communication: float
-
-    @property
-    def alone(self) -> float:
-        """Its time with the lanes to itself."""
-        return self.compute + self.communication
+    alone: float  # from its begin to its end with the lanes to itself
 
 
 class DepthControl:
@@ -103,9 +99,9 @@ class DepthControl:
 
     def _depth_of(self, shape: Shape, version: int) -> int:
         load = self._loads(shape, version)
-        gains = [
+        gains = [1.0] + [
             load.alone / max(load.compute, load.communication, load.alone / depth)
-            for depth in range(1, self.max_depth + 1)
+            for depth in range(2, self.max_depth + 1)
         ]
         if gains[-1] < _LEAST_GAIN:
             return 1
@@ -120,7 +116,11 @@ class DepthControl:
             lanes[segment.lane] += self._costs.duration_ns(shape, segment.kind)
         compute, communication = lanes[Lane.COMPUTE], lanes[Lane.COMMUNICATION]
         overlap = min(compute, communication)
-        return Load(compute + overlap * (beside_compute - 1), communication + overlap * (beside_exchange - 1))
+        return Load(
+            compute=compute + overlap * (beside_compute - 1),
+            communication=communication + overlap * (beside_exchange - 1),
+            alone=compute + communication,
+        )
 
     def _num_layers(self, kind: BatchKind) -> int:
         return max(1, sum(segment.kind is SegmentKind.MLP for segment in self._forwards[kind]))
