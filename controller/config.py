@@ -24,6 +24,8 @@ class ControllerConfig:
     """Batches in flight at once, at most, where they are interleaved."""
     primary_slack: float = 0.05
     """How much longer the oldest batch may take than alone for the sake of younger ones, as a share."""
+    pressed_slack: float = 0.5
+    """The same while more waits than fits in flight, so that throughput decides how long requests take."""
     max_pieces: int = 4
     """Pieces into which a segment may be decomposed, at most; 1 for none."""
     window_ms: float = 20.0
@@ -66,8 +68,8 @@ class ControllerConfig:
         for name in ("lease_ttl_s", "join_limit_s", "profile_limit_s", "window_limit_s", "drain_limit_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a positive number of seconds")
-        if not 0 <= self.primary_slack <= 10 or not 0 < self.window_ms < float("inf"):
-            raise ConfigError("--primary-slack must be 0 to 10, --window-ms a positive number")
+        if not (0 <= self.primary_slack <= 10 and 0 <= self.pressed_slack <= 10 and 0 < self.window_ms < float("inf")):
+            raise ConfigError("--primary-slack and --pressed-slack must be 0 to 10, --window-ms a positive number")
         self.layers_of_stages()
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"--log-level takes DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}")

@@ -71,7 +71,10 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
     limits = BatchLimits(max_batch_tokens=config.max_batch_tokens, max_sequences=config.max_sequences)
     batches = BatchManager(limits, blocks, depth)
     options = InterleaveOptions(
-        slack=config.primary_slack, window_ns=config.window_ms * 1e6, max_pieces=config.max_pieces
+        slack=config.primary_slack,
+        pressed_slack=config.pressed_slack,
+        window_ns=config.window_ms * 1e6,
+        max_pieces=config.max_pieces,
     )
     planner = Planner(forwards, strategy=strategy, topology=topology, costs=costs, options=options)
     observer = Observer(forwards, costs)

@@ -88,6 +88,11 @@ class BatchManager:
         num_sequences = sum(sequence.state is SequenceState.WAITING for sequence in self._waiting)
         return num_sequences + sum(asked.num_queued for asked in self._asked.values())
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether prompts or inputs wait for a batch."""
+        return self._num_queued_tokens > 0 or any(sequence.needs_prefill for sequence in self.running)
+
     def add_sequence(self, sequence: Sequence, priority: int) -> None:
         """Queue a sequence."""
         self._waiting.push(sequence, priority)

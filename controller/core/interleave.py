@@ -9,6 +9,7 @@ segments, and contention is measured for each pair.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from math import ceil
 from typing import Final
 
@@ -25,11 +26,20 @@ _LONE: Final = 3.0  # a batch that is alone in flight goes so many times further
 _MAX_LAYERS_CARRIED: Final = 4  # of the primary; what a lane is behind when a window begins is less
 
 
+class Situation(Enum):
+    """What a window is planned for."""
+
+    USUAL = auto()
+    LONE = auto()  # one batch is in flight, and nothing waits
+    PRESSED = auto()  # more waits than fits in flight, so that throughput decides how long requests take
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterleaveOptions:
     """What a plan may do."""
 
     slack: float = 0.05  # how much longer the primary may take than alone, as a share
+    pressed_slack: float = 0.5  # likewise, while more waits than fits in flight
     window_ns: float = 20e6  # a window takes the primary so far, in whole layers
     least_gain: float = 0.02  # a plan that gains less than this over the primary alone is not worth it
     least_piece_tokens: int = 64  # of a decomposed MLP
@@ -44,6 +54,14 @@ class View:
     shape: Shape
     position: int  # in its forward
     ready: float  # ns until its next segment may begin
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """Of one window."""
+
+    slack: float
+    reach_ns: float  # how far the primary goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +99,28 @@ class Interleaver:
         self._costs = costs
         self._options = options
 
-    def cut(self, views: Sequence[View], free: Sequence[float], *, is_lone: bool = False) -> Cut:
+    def cut(self, views: Sequence[View], free: Sequence[float], situation: Situation = Situation.USUAL) -> Cut:
         """Return the best window found for batches in flight, oldest first.
 
         Args:
             views: The batches.
             free: When each lane is free, in ns.
-            is_lone: Whether nothing waits to join the one batch; its window is then longer.
+            situation: What the window is planned for.
         """
-        reach_ns = self._options.window_ns * (_LONE if is_lone else 1.0)
-        alone = self._window([self._primary(views[0], WHOLE, reach_ns)], free)
+        bounds = self._bounds(situation)
+        alone = self._window([self._primary(views[0], WHOLE, bounds)], free, bounds)
         best, most = alone, self._progress(*alone) * (1 + self._options.least_gain)
         for pieces in self._piecings(views):
-            found = self._filled(views, pieces, reach_ns, free)
+            found = self._filled(views, pieces, bounds, free)
             progress = self._progress(*found)
             if progress > most:
                 best, most = found, progress
         return self._to_cut(*best)
+
+    def _bounds(self, situation: Situation) -> _Bounds:
+        options = self._options
+        slack = max(options.slack, options.pressed_slack) if situation is Situation.PRESSED else options.slack
+        return _Bounds(slack, options.window_ns * (_LONE if situation is Situation.LONE else 1.0))
 
     def layer_ns(self, shape: Shape) -> float:
         """Return how long one layer takes alone."""
@@ -107,7 +130,7 @@ class Interleaver:
         """Return how many segments ahead of a batch a window may look, where `primary` is the primary's shape."""
         reach_ns = (
             2
-            * (1 + self._options.slack)
+            * (1 + max(self._options.slack, self._options.pressed_slack))
             * (_LONE * self._options.window_ns + _MAX_LAYERS_CARRIED * self.layer_ns(primary))
         )
         return len(_LAYER) * ceil(reach_ns / self._busiest_ns(shape) + 1)
@@ -146,39 +169,41 @@ class Interleaver:
         return ceil(duration_ns / gap_ns) if duration_ns < most * gap_ns else most
 
     def _filled(
-        self, views: Sequence[View], pieces: Sequence[Pieces], reach_ns: float, free: Sequence[float]
+        self, views: Sequence[View], pieces: Sequence[Pieces], bounds: _Bounds, free: Sequence[float]
     ) -> tuple[list[_Run], Layout]:
         """Let the younger batches go as far as they get while the primary runs its part of the window."""
-        primary = self._primary(views[0], pieces[0], reach_ns, views[1:])
+        primary = self._primary(views[0], pieces[0], bounds, views[1:])
         horizon_ns = self._alone_ns(primary)
         others = [
-            self._younger(view, count, (*views[:place], *views[place + 1 :]), horizon_ns)
+            self._younger(view, count, (*views[:place], *views[place + 1 :]), bounds, horizon_ns)
             for place, (view, count) in enumerate(zip(views, pieces, strict=True))
             if place > 0
         ]
-        draft = self._window([primary, *others], free, width=2)[1]
+        draft = self._window([primary, *others], free, bounds, width=2)[1]
         kept = [run.keep(_whole_parts(run, draft, place)) for place, run in enumerate(others, 1)]
-        return self._window([primary, *_started_in_turn(kept)], free)
+        return self._window([primary, *_started_in_turn(kept)], free, bounds)
 
-    def _window(self, runs: list[_Run], free: Sequence[float], width: int = 6) -> tuple[list[_Run], Layout]:
+    def _window(
+        self, runs: list[_Run], free: Sequence[float], bounds: _Bounds, width: int = 6
+    ) -> tuple[list[_Run], Layout]:
         jobs = [run.job() for run in runs]
-        return runs, lay_out(jobs, num_lanes=len(free), slack=self._options.slack, free=free, width=width)
+        return runs, lay_out(jobs, num_lanes=len(free), slack=bounds.slack, free=free, width=width)
 
-    def _primary(self, view: View, pieces: Pieces, reach_ns: float, others: Sequence[View] = ()) -> _Run:
+    def _primary(self, view: View, pieces: Pieces, bounds: _Bounds, others: Sequence[View] = ()) -> _Run:
         """Return the segments of a window: whole layers, as far as it reaches, or all if hardly more are left."""
         rest = self._forwards[view.shape.kind][view.position :]
         passed_ns, length = 0.0, len(rest)
         for offset, segment in enumerate(rest):
-            if passed_ns >= reach_ns and segment.kind is SegmentKind.ATTENTION:
+            if passed_ns >= bounds.reach_ns and segment.kind is SegmentKind.ATTENTION:
                 length = offset
                 break
             passed_ns += self._costs.duration_ns(view.shape, segment.kind)
         left_ns = sum(self._costs.duration_ns(view.shape, segment.kind) for segment in rest[length:])
-        if left_ns < reach_ns / 2:
+        if left_ns < bounds.reach_ns / 2:
             length = len(rest)
         return self._run(view, rest[:length], pieces, others)
 
-    def _younger(self, view: View, pieces: Pieces, others: Sequence[View], horizon_ns: float) -> _Run:
+    def _younger(self, view: View, pieces: Pieces, others: Sequence[View], bounds: _Bounds, horizon_ns: float) -> _Run:
         """Return the segments that could fit a window on the busier lane."""
         rest = self._forwards[view.shape.kind][view.position :]
         passed_ns = dict.fromkeys(Lane, 0.0)
@@ -186,7 +211,7 @@ class Interleaver:
         for segment in rest:
             passed_ns[segment.lane] += self._costs.duration_ns(view.shape, segment.kind)
             length += 1
-            if max(passed_ns.values()) > horizon_ns * (1 + self._options.slack):
+            if max(passed_ns.values()) > horizon_ns * (1 + bounds.slack):
                 break
         return self._run(view, rest[:length], pieces, others)
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel, Shape
-from controller.core.interleave import InterleaveOptions, Interleaver, View
+from controller.core.interleave import InterleaveOptions, Interleaver, Situation, View
 from controller.core.plan import (
     Cut,
     Forwards,
@@ -35,8 +35,8 @@ _BUCKETS_AN_OCTAVE: Final = 4
 _PARTS_OF_A_LAYER: Final = 8  # times are rounded to such parts of the primary's layer
 _MAX_PARTS: Final = 32
 
-Key = tuple[tuple[View, ...], tuple[float, ...], int, bool]
-"""Batches in flight, when lanes are free, version of the costs, whether the one batch is alone."""
+Key = tuple[tuple[View, ...], tuple[float, ...], int, Situation]
+"""Batches in flight, when lanes are free, version of the costs, what is planned for."""
 
 
 class Planner:
@@ -74,13 +74,21 @@ class Planner:
         self._ahead = cache(self._num_ahead)
         self._unit = cache(self._unit_ns)
 
-    def plan(self, in_flight: Sequence[Batch], *, backlog_ns: float = 0.0, is_idle: bool = False) -> Plan:
+    def plan(
+        self,
+        in_flight: Sequence[Batch],
+        *,
+        backlog_ns: float = 0.0,
+        is_idle: bool = False,
+        is_pressed: bool = False,
+    ) -> Plan:
         """Plan the next window of the batches in flight, oldest first; at least one.
 
         Args:
             in_flight: Batches with segments left.
             backlog_ns: How long the ranks have work for; a search must fit in.
             is_idle: Whether the ranks have done all that was published.
+            is_pressed: Whether more waits than fits in flight.
         """
         if self._strategy is Strategy.PIPELINE:
             return make_plan(self._staged(tuple((batch.kind, batch.position) for batch in in_flight)), in_flight)
@@ -88,7 +96,7 @@ class Planner:
             return make_plan(self._whole(in_flight[0].kind, in_flight[0].position), in_flight)
         if is_idle:
             self._ready, self._free = {}, ()
-        plan = make_plan(self._cached(self._key(in_flight), backlog_ns), in_flight)
+        plan = make_plan(self._cached(self._key(in_flight, is_pressed=is_pressed), backlog_ns), in_flight)
         self._carry(plan, in_flight)
         return plan
 
@@ -109,19 +117,19 @@ class Planner:
             self._cold[key] = None
             if len(self._cold) > MAX_COLD:
                 self._cold.popitem(last=False)
-            return self._cached((views[:1], free, version, False), backlog_ns)
+            return self._cached((views[:1], free, version, Situation.USUAL), backlog_ns)
         return self._search(key)
 
     def _search(self, key: Key) -> Cut:
         assert self._interleaver is not None, "only interleaved windows are searched for"
-        views, free, _, is_lone = key
-        cut = self._cuts[key] = self._interleaver.cut(views, free, is_lone=is_lone)
+        views, free, _, situation = key
+        cut = self._cuts[key] = self._interleaver.cut(views, free, situation)
         self._cold.pop(key, None)
         if len(self._cuts) > MAX_CACHED:
             self._cuts.popitem(last=False)
         return cut
 
-    def _key(self, in_flight: Sequence[Batch]) -> Key:
+    def _key(self, in_flight: Sequence[Batch], *, is_pressed: bool) -> Key:
         assert self.costs is not None, "interleaved windows have costs"
         shapes = [bucketed(batch.shape) for batch in in_flight]
         unit_ns = self._unit(shapes[0], self.costs.version)
@@ -130,7 +138,8 @@ class Planner:
             for shape, batch in zip(shapes, in_flight, strict=True)
         )
         free = tuple(_rounded(each, unit_ns) for each in self._free) or (0.0,) * (2 * self.topology.pp_size)
-        return views, free, self.costs.version, len(views) == 1
+        situation = Situation.LONE if len(views) == 1 and not is_pressed else Situation.USUAL
+        return views, free, self.costs.version, Situation.PRESSED if is_pressed else situation
 
     def _place(self, shape: Shape, primary: Shape, batch: Batch) -> int:
         return self._canonical(batch.kind, batch.position, self._ahead(shape, primary, self._version()))

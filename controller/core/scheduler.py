@@ -177,7 +177,12 @@ class Scheduler:
         if not self._in_flight:
             return None
         backlog_ns = sum(one.plan.cut.predicted_ns for one in self._published)
-        plan = self._planner.plan(self._in_flight, backlog_ns=backlog_ns, is_idle=not self._published)
+        plan = self._planner.plan(
+            self._in_flight,
+            backlog_ns=backlog_ns,
+            is_idle=not self._published,
+            is_pressed=self._batches.has_waiting,
+        )
         window = self._window(plan)
         self._advance(plan, window, now_ns)
         return plan.pattern, window

@@ -76,8 +76,8 @@ def test_no_lane_is_planned_to_do_two_things_at_once(batches, speed, stage_layer
 class Noting(Planner):
     """Notes the keys that it plans for."""
 
-    def _key(self, in_flight):
-        self.noted = super()._key(in_flight)
+    def _key(self, in_flight, **more):
+        self.noted = super()._key(in_flight, **more)
         return self.noted
 
 
