@@ -1,14 +1,15 @@
 """Plans made-up batches as a group's planner would, without running them."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel
 from controller.core.plan import Forwards, Plan, Strategy, Topology
 from controller.core.planner import Planner
-from liger.domain import BatchKind
+from liger.domain import BatchKind, Lane
 from liger.errors import InvalidRequestError
-from liger.schedule import BatchRows, BatchStart, DecodeRows, EncodeRows, PrefillRows
+from liger.schedule import BatchRows, BatchStart, DecodeRows, EncodeRows, PrefillRows, Step
 from liger.spans import LaneSpan
 from liger.views import Explained, PlannedBatch
 
@@ -35,14 +36,13 @@ def explain(
     waiting = [_made_up(number, batch) for number, batch in enumerate(batches, 1)]
     in_flight: list[Batch] = []
     spans: list[LaneSpan] = []
-    window, origin_ns = 0, 0.0
+    window, lanes = 0, _Lanes()
     while waiting or in_flight:
         while waiting and len(in_flight) < depth:
             in_flight.append(waiting.pop(0))
         window += 1
         plan = planner.plan(in_flight, backlog_ns=float("inf"), is_idle=window == 1)
-        spans += _spans(plan, forwards, window, origin_ns)
-        origin_ns += plan.cut.predicted_ns
+        spans += _spans(plan, forwards, window, lanes)
         for made_up, position in zip(plan.batches, plan.positions, strict=True):
             made_up.position = position
         in_flight = [one for one in in_flight if one.position < len(forwards[one.kind])]
@@ -59,11 +59,35 @@ def explain(
     )
 
 
-def _spans(plan: Plan, forwards: Forwards, window: int, origin_ns: float) -> list[LaneSpan]:
+class _Lanes:
+    """Runs planned windows as ranks do: each lane in order, each step after what it needs, windows without a pause."""
+
+    def __init__(self) -> None:
+        self._free: defaultdict[tuple[int, Lane], float] = defaultdict(float)  # by stage and lane
+        self._ends: dict[tuple[int, int, int], float] = {}  # by batch, place in its forward, piece; -1 for the last
+
+    def run(self, batch: Batch, place: int, step: Step, stage: int, duration_ns: float) -> tuple[int, int]:
+        """Return when a step begins and ends."""
+        piece = step.piece.index if step.piece else -1
+        before = (batch.batch_id, place - 1)
+        needed = self._ends.get((*before, -1), 0.0)
+        if step.lane is Lane.COMMUNICATION:
+            needed = self._ends.get((*before, piece), needed)
+        launched = self._free[stage, Lane.COMPUTE]
+        begin = max(self._free[stage, step.lane], launched, needed)
+        end = begin + duration_ns
+        self._free[stage, step.lane] = end
+        self._ends[batch.batch_id, place, piece] = self._ends[batch.batch_id, place, -1] = end
+        return round(begin), round(end)
+
+
+def _spans(plan: Plan, forwards: Forwards, window: int, lanes: _Lanes) -> list[LaneSpan]:
     spans = []
     for step, expected in zip(plan.pattern.steps, plan.cut.expected, strict=True):
         batch = plan.batches[step.operand]
-        segment = forwards[batch.kind][plan.bases[step.operand] + step.segment]
+        place = plan.bases[step.operand] + step.segment
+        segment = forwards[batch.kind][place]
+        begin_ns, end_ns = lanes.run(batch, place, step, segment.stage, expected.end_ns - expected.begin_ns)
         spans.append(
             LaneSpan(
                 rank=segment.stage,
@@ -76,8 +100,8 @@ def _spans(plan: Plan, forwards: Forwards, window: int, origin_ns: float) -> lis
                 piece=step.piece.index if step.piece else 0,
                 num_pieces=step.piece.count if step.piece else 1,
                 window=window,
-                begin_ns=round(origin_ns + expected.begin_ns),
-                end_ns=round(origin_ns + expected.end_ns),
+                begin_ns=begin_ns,
+                end_ns=end_ns,
             )
         )
     return spans
