@@ -57,7 +57,14 @@ class Driven:
         ]
 
 
-def drive(planner: Planner, batches: Sequence[Batch], *, depth: int = DEPTH, backlog_ns: float = 1e12) -> Driven:
+def drive(
+    planner: Planner,
+    batches: Sequence[Batch],
+    *,
+    depth: int = DEPTH,
+    backlog_ns: float = 1e12,
+    is_pressed: bool = False,
+) -> Driven:
     """Plan batches that are all there at once to their end; a rank's guard admits every window."""
     guard = WindowGuard(
         fence=FENCE,
@@ -73,7 +80,7 @@ def drive(planner: Planner, batches: Sequence[Batch], *, depth: int = DEPTH, bac
             batch = waiting.pop(0)
             batch.start = replace(batch.start, slot=free_slots.pop(0))
             in_flight.append(batch)
-        plan = planner.plan(in_flight, backlog_ns=backlog_ns, is_idle=not plans)
+        plan = planner.plan(in_flight, backlog_ns=backlog_ns, is_idle=not plans, is_pressed=is_pressed)
         plans.append(plan)
         starts = [batch.start for batch in plan.batches if not batch.is_published]
         guard.learn(plan.pattern)
