@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 WIDTH: Final = 6  # partial schedules kept of each length
-_FEW: Final = 48  # tasks; where there are fewer, as many more are kept
+_FEW: Final = 48  # tasks; where there are fewer, as many times more are kept
+_MOST: Final = 280  # tasks times partial schedules kept, so that a search has an end
 _INFINITE: Final = float("inf")
 
 
@@ -79,10 +80,17 @@ class Layout:
         return [self.placed[number] for _, _, number in sorted(keyed)]
 
 
+class _Option(NamedTuple):
+    begin: float
+    end: float
+    job: int  # whose next task it is
+    lane: int
+
+
 class _Node:
     """A partial schedule; what came before is found by `parent`."""
 
-    __slots__ = ("ends", "free", "parent", "placed", "position", "score", "stretch")
+    __slots__ = ("ends", "free", "options", "parent", "placed", "position", "score", "stretch")
 
     def __init__(
         self,
@@ -98,14 +106,8 @@ class _Node:
         self.ends = ends  # of each job: its last task, and the one before
         self.free = free
         self.stretch = 0.0  # contention made the first job's tasks longer by so much
+        self.options: tuple[_Option, ...] = ()  # the next task of each job that has one
         self.score: tuple[float, float] = (0.0, 0.0)
-
-
-class _Option(NamedTuple):
-    begin: float
-    end: float
-    job: int  # whose next task it is
-    lane: int
 
 
 class _Search:
@@ -119,6 +121,7 @@ class _Search:
         self._ready = [job.ready for job in jobs]
         ends = tuple((job.ready, job.ready) for job in jobs)
         self.root = _Node(None, None, (0,) * len(jobs), ends, free)
+        self.root.options = self._options(self.root)
 
     def children(self, node: _Node) -> list[_Node]:
         """Return what may go next: the conflict set of the lane on which a task could end first.
@@ -126,11 +129,7 @@ class _Search:
         A piece that waits on another lane may hold back the piece behind it, which could go on this one: then the
         conflict set of that lane, too.
         """
-        options = [
-            _Option(*self._times(node, job, position), job, self._tasks[job][position].lane)
-            for job, position in enumerate(node.position)
-            if position < self._counts[job]
-        ]
+        options = node.options
         first = min(options, key=lambda option: (option.end, option.job))
         chosen = _rivals(options, first)
         for option in options:
@@ -147,7 +146,14 @@ class _Search:
         is_ready = behind.lane == first.lane and behind.after < position
         return is_ready and max(node.ends[option.job][0], node.free[first.lane]) < first.end
 
-    def _times(self, node: _Node, job: int, position: int) -> tuple[float, float]:
+    def _options(self, node: _Node) -> tuple[_Option, ...]:
+        return tuple(
+            self._next(node, job, position)
+            for job, position in enumerate(node.position)
+            if position < self._counts[job]
+        )
+
+    def _next(self, node: _Node, job: int, position: int) -> _Option:
         task = self._tasks[job][position]
         last, before = node.ends[job]
         ready = self._ready[job] if task.after < 0 else last if task.after == position - 1 else before
@@ -156,7 +162,7 @@ class _Search:
         if task.contention > 1.0:
             beside = min(max(node.free[task.lane ^ 1] - begin, 0.0), duration)
             duration += beside * (task.contention - 1.0)
-        return begin, begin + duration
+        return _Option(begin, begin + duration, job, task.lane)
 
     def _place(self, node: _Node, option: _Option) -> _Node:
         begin, end, job, lane = option
@@ -167,12 +173,15 @@ class _Search:
         child = _Node(node, Placed(job, position, lane, begin, end), positions, ends, free)
         longer = end - begin - self._tasks[job][position].duration
         child.stretch = node.stretch + (longer if job == 0 else 0.0)
+        child.options = self._options(child)
         child.score = self._score(child)
         return child
 
     def _score(self, node: _Node) -> tuple[float, float]:
         """Return (a bound on the makespan, the sum of when jobs can end); infinite if the first job is too late."""
-        bounds = [self._bound(node, job, place) for job, place in enumerate(node.position)]
+        bounds = [ends[0] for ends in node.ends]
+        for option in node.options:
+            bounds[option.job] = self._bound(node, option)
         if bounds[0] - node.stretch > self._limit:
             return _INFINITE, bounds[0]
         most = max(bounds)
@@ -181,12 +190,11 @@ class _Search:
             most = max(most, free + left) if left else most
         return most, sum(bounds)
 
-    def _bound(self, node: _Node, job: int, place: int) -> float:
+    def _bound(self, node: _Node, option: _Option) -> float:
         """Return when a job ends at the earliest; exact if no other job comes before it on a lane."""
-        if place == self._counts[job]:
-            return node.ends[job][0]
-        end = self._times(node, job, place)[0] + self._paths[job][place]
-        for lane, path in self._heads[job][place]:
+        place = node.position[option.job]
+        end = option.begin + self._paths[option.job][place]
+        for lane, path in self._heads[option.job][place]:
             end = max(end, node.free[lane] + path)
         return end
 
@@ -201,14 +209,14 @@ def lay_out(
         num_lanes: Two for each stage.
         slack: How much longer the primary may take than alone, as a share; what contention adds comes on top.
         free: When each lane is free, in ns; at once by default.
-        width: Partial schedules kept, more where tasks are few.
+        width: Partial schedules kept; more where tasks are few, fewer where they are many.
     """
     lanes = tuple(free) or (0.0,) * num_lanes
     alone = chain(jobs[0], lanes)
     search = _Search(jobs, lanes, alone + slack * max(alone - jobs[0].ready, 0.0) + 1e-6)
     beam = [search.root]
     num_tasks = sum(len(job.tasks) for job in jobs)
-    width *= max(1, _FEW // max(num_tasks, 1))
+    width = max(1, min(width * max(1, _FEW // max(num_tasks, 1)), _MOST // max(num_tasks, 1)))
     for _ in range(num_tasks):
         best: dict[tuple[object, ...], _Node] = {}
         for node in beam:

@@ -29,7 +29,7 @@ from liger.domain import BatchKind, SegmentKind
 
 MAX_CACHED: Final = 4096  # cuts
 MAX_COLD: Final = 64  # keys that wait for their search
-SEARCH_NS: Final = 8e6  # a search takes less on an ordinary core (bench.planner)
+SEARCH_NS: Final = 20e6  # most searches take less on an ordinary core (bench.planner)
 
 _BUCKETS_AN_OCTAVE: Final = 4
 _PARTS_OF_A_LAYER: Final = 8  # times are rounded to such parts of the primary's layer
