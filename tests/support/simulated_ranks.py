@@ -187,6 +187,8 @@ class SimulatedRank:
         for start in window.batch_starts:
             assert not busy.intersection(getattr(start.rows, "rows", ())), "a sequence is in two batches in flight"
             self._in_flight[start.batch_id] = _Batch(start, len(self._forwards[start.kind]))
+            if not isinstance(start.rows, EncodeRows):  # from its first segment on a batch may write what it was given
+                self._append(start.rows.appends.rows, start.rows.appends.counts, start.rows.appends.blocks)
         self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
         batches = tuple(self._run_batch(batch_id, batch.start.rows) for batch_id, batch in self._over(pattern, window))
         return WindowOutcome(
@@ -233,7 +235,6 @@ class SimulatedRank:
                 return self._decode(batch_id, rows)
 
     def _prefill(self, batch_id: int, rows: PrefillRows) -> BatchOutcome:
-        self._append(rows.appends.rows, rows.appends.counts, rows.appends.blocks)
         drawing, taken = [], 0
         for row, count, start, samples in zip(rows.rows, rows.num_tokens, rows.starts, rows.samples, strict=True):
             sequence = self._rows[row]
@@ -247,7 +248,6 @@ class SimulatedRank:
         return self._draw(batch_id, drawing)
 
     def _decode(self, batch_id: int, rows: DecodeRows) -> BatchOutcome:
-        self._append(rows.appends.rows, rows.appends.counts, rows.appends.blocks)
         for row, position in zip(rows.rows, rows.positions, strict=True):
             assert position == len(self._rows[row].tokens) - 1, "decode goes on from the last token"
             self._check_room(self._rows[row], position + 1)
