@@ -45,6 +45,7 @@ class Epoch:
         self._deliver = deliver
         self._timeline = timeline
         self._dispatcher = Dispatcher(formed.links, fence, formed.topology)
+        self._cold = asyncio.Event()  # set when a window deserves a search
         self.wake = self._dispatcher.arrived  # set when there may be something to do
 
     async def serve(self) -> None:
@@ -59,6 +60,7 @@ class Epoch:
                     await link.attach(self.fence)
                     tasks.create_task(self._dispatcher.listen(link))
                 tasks.create_task(self._step_loop())
+                tasks.create_task(self._search_loop())
         except* GroupFailedError as group:
             raise first_failure(group) from group
 
@@ -78,8 +80,18 @@ class Epoch:
             self._deliver(self.scheduler.expire(time.monotonic_ns()))
             while (planned := self.scheduler.next_window(time.monotonic_ns())) is not None:
                 await self._dispatcher.publish(*planned)
-            self.planning.planner.search_cold()  # the ranks have work meanwhile
+            if self.planning.planner.next_cold() is not None:
+                self._cold.set()
             await self._wait()
+
+    async def _search_loop(self) -> None:
+        """Search beside the step loop for what was planned in haste."""
+        planner = self.planning.planner
+        while True:
+            await self._cold.wait()
+            self._cold.clear()
+            while (key := planner.next_cold()) is not None:
+                planner.keep(key, await asyncio.to_thread(planner.find, key))
 
     async def _wait(self) -> None:
         oldest_s = self._dispatcher.oldest_published_s()

@@ -41,9 +41,10 @@ class InterleaveOptions:
     slack: float = 0.05  # how much longer the primary may take than alone, as a share
     pressed_slack: float = 0.5  # likewise, while more waits than fits in flight
     window_ns: float = 20e6  # a window takes the primary so far, in whole layers
-    least_gain: float = 0.02  # a plan that gains less than this over the primary alone is not worth it
-    least_piece_tokens: int = 64  # of a decomposed MLP
-    least_exchanged_tokens: int = 16  # of a decomposed exchange
+    least_gain: float = 0.03  # what is less simple must gain more: over the primary alone, over whole segments
+    least_piece_tokens: int = 128  # of a decomposed MLP
+    least_exchanged_tokens: int = 64  # of a decomposed exchange
+    least_lone_tokens: int = 512  # a batch that runs alone is decomposed from here on
     max_pieces: int = 4
 
 
@@ -109,11 +110,11 @@ class Interleaver:
         """
         bounds = self._bounds(situation)
         alone = self._window([self._primary(views[0], WHOLE, bounds)], free, bounds)
-        best, most = alone, self._progress(*alone) * (1 + self._options.least_gain)
+        best, most = alone, self._progress(*alone)
         for pieces in self._piecings(views):
             found = self._filled(views, pieces, bounds, free)
             progress = self._progress(*found)
-            if progress > most:
+            if progress > most * (1 + self._options.least_gain):
                 best, most = found, progress
         return self._to_cut(*best)
 
@@ -148,7 +149,8 @@ class Interleaver:
         """
         primary, younger = views[0], views[1:]
         if not younger:
-            most = self._fitting(primary, SegmentKind.MLP, 0.0)
+            is_large = primary.shape.num_tokens >= self._options.least_lone_tokens
+            most = self._fitting(primary, SegmentKind.MLP, 0.0) if is_large else 1
             return [(Pieces(mlp=count),) for count in sorted({min(2, most), most}) if count > 1]
         choices = [(WHOLE,) * len(views)]
         gap_ns = self._costs.duration_ns(primary.shape, SegmentKind.ALL_REDUCE)
@@ -179,7 +181,7 @@ class Interleaver:
             for place, (view, count) in enumerate(zip(views, pieces, strict=True))
             if place > 0
         ]
-        draft = self._window([primary, *others], free, bounds, width=2)[1]
+        draft = self._window([primary, *others], free, bounds, width=1)[1]
         kept = [run.keep(_whole_parts(run, draft, place)) for place, run in enumerate(others, 1)]
         return self._window([primary, *_started_in_turn(kept)], free, bounds)
 

@@ -100,11 +100,29 @@ class Planner:
         self._carry(plan, in_flight)
         return plan
 
+    def next_cold(self) -> Key | None:
+        """Return what a window was planned for without the search that it deserves, or None."""
+        return next(iter(self._cold), None)
+
+    def find(self, key: Key) -> Cut:
+        """Search for a window; changes nothing, so that it may run on another thread."""
+        assert self._interleaver is not None, "only interleaved windows are searched for"
+        views, free, _, situation = key
+        return self._interleaver.cut(views, free, situation)
+
+    def keep(self, key: Key, cut: Cut) -> None:
+        """Keep what was found."""
+        self._cuts[key] = cut
+        self._cold.pop(key, None)
+        if len(self._cuts) > MAX_CACHED:
+            self._cuts.popitem(last=False)
+
     def search_cold(self) -> bool:
-        """Search for one cold key, off the critical path; return whether there was one."""
-        if not self._cold:
+        """Search for one cold key; return whether there was one."""
+        key = self.next_cold()
+        if key is None:
             return False
-        self._search(next(iter(self._cold)))
+        self.keep(key, self.find(key))
         return True
 
     def _cached(self, key: Key, backlog_ns: float) -> Cut:
@@ -118,15 +136,8 @@ class Planner:
             if len(self._cold) > MAX_COLD:
                 self._cold.popitem(last=False)
             return self._cached((views[:1], free, version, Situation.USUAL), backlog_ns)
-        return self._search(key)
-
-    def _search(self, key: Key) -> Cut:
-        assert self._interleaver is not None, "only interleaved windows are searched for"
-        views, free, _, situation = key
-        cut = self._cuts[key] = self._interleaver.cut(views, free, situation)
-        self._cold.pop(key, None)
-        if len(self._cuts) > MAX_CACHED:
-            self._cuts.popitem(last=False)
+        cut = self.find(key)
+        self.keep(key, cut)
         return cut
 
     def _key(self, in_flight: Sequence[Batch], *, is_pressed: bool) -> Key:
