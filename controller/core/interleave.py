@@ -22,7 +22,7 @@ from liger.domain import Lane, SegmentKind
 from liger.schedule import Pattern, Segment, Step
 
 _LAYER: Final = (SegmentKind.ATTENTION, SegmentKind.ALL_REDUCE, SegmentKind.MLP, SegmentKind.ALL_REDUCE)
-_LONE: Final = 3.0  # a batch that is alone in flight goes so many times further in a window
+_LONE: Final = 5.0  # a batch that is alone in flight goes so many times further in a window
 _MAX_LAYERS_CARRIED: Final = 4  # of the primary; what a lane is behind when a window begins is less
 
 
