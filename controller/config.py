@@ -23,13 +23,13 @@ class ControllerConfig:
     max_depth: int = 4
     """Batches in flight at once, at most, where they are interleaved."""
     primary_slack: float = 0.05
-    """How much longer the oldest batch may take than alone for the sake of younger ones, as a share."""
+    """How long the oldest batch may wait for younger ones, as a share of its time alone."""
     pressed_slack: float = 0.5
     """The same while more waits than fits in flight, so that throughput decides how long requests take."""
     max_pieces: int = 4
     """Pieces into which a segment may be decomposed, at most; 1 for none."""
     window_ms: float = 20.0
-    """An interleaved window takes the oldest batch so far, in whole layers; new batches join at the next."""
+    """An interleaved window takes the oldest batch so far, in whole layers; five times so far while alone."""
     profile_limit_s: float = 120.0
     """Longest time for the workers of a group to measure their model, in seconds."""
     windows_ahead: int = 2

@@ -11,7 +11,7 @@ from controller.rank_link import RankLink
 from liger.digest import launch_digest, order_digest
 from liger.domain import Fence
 from liger.errors import GroupFailedError
-from liger.schedule import Pattern, Window, WindowOutcome
+from liger.schedule import MAX_PATTERNS, Pattern, Window, WindowOutcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class Dispatcher:
         is_fresh = pattern.id not in self._known
         if is_fresh:
             self._known[pattern.id] = tuple(launch_digest(pattern.steps, link.rank) for link in self._links)
+            if len(self._known) > MAX_PATTERNS:
+                del self._known[next(iter(self._known))]  # the ranks forget it, too
         digests = tuple(order_digest(launches, window.batch_ids) for launches in self._known[pattern.id])
         published_s = asyncio.get_running_loop().time()
         self._pending.append(_Pending(window=window, digests=digests, published_s=published_s))
@@ -74,6 +76,7 @@ class Dispatcher:
             raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number}, which is not due from it")
         if outcome.launched_digest != pending.digests[rank]:
             raise GroupFailedError(f"rank {rank} launched window {outcome.number} in another order than published")
+        _check(rank, outcome, pending.window)
         pending.outcomes[rank] = outcome
         while self._pending and len(self._pending[0].outcomes) == len(self._links):
             self._done.append(self._join(self._pending.popleft()))
@@ -84,3 +87,19 @@ class Dispatcher:
         if len({outcome.sampled_digest for outcome in outcomes[self._reporter :]}) > 1:
             raise GroupFailedError(f"the ranks drew different tokens in window {pending.window.number}")
         return WindowReport(outcome=outcomes[self._reporter], timings=tuple(one.timings for one in outcomes))
+
+
+def _check(rank: int, outcome: WindowOutcome, window: Window) -> None:
+    """Refuse an acknowledgement that no rank of this version would give.
+
+    Raises:
+        GroupFailedError: Its timings do not fit its window, or cannot be.
+    """
+    timings = outcome.timings
+    lengths = {len(timings.batch_compute_ns), len(timings.batch_exposed_ns)}
+    times = (timings.compute_ns, timings.communication_ns, timings.exposed_ns, timings.ended_ns - timings.started_ns)
+    if lengths != {len(window.batch_ids)} or min(*times, *timings.batch_compute_ns, *timings.batch_exposed_ns) < 0:
+        raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with timings that cannot be")
+    for span in timings.spans:
+        if span.window > outcome.number or not 0 <= span.begin_ns <= span.end_ns <= timings.ended_ns:
+            raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with spans that cannot be")

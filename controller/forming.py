@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controller.config import ControllerConfig
 from controller.core.plan import Strategy, Topology
@@ -102,7 +102,13 @@ async def _profile_all(
     first_stage = [profile.result() for profile in profiles[: topology.tp_size]]
     if any(each != first_stage[0] for each in first_stage):
         raise GroupFailedError("the ranks measured different profiles; all must run the same version and model")
-    return first_stage[0]
+    return _joined(first_stage[0], profiles[-1].result())
+
+
+def _joined(first: ProfileTable, last: ProfileTable) -> ProfileTable:
+    """Return the first stage's table with what only the last stage runs: head, gather, sample."""
+    known = {sample.segment for sample in first.segments}
+    return replace(first, segments=(*first.segments, *(each for each in last.segments if each.segment not in known)))
 
 
 async def _profile(

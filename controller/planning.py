@@ -29,6 +29,7 @@ class Planning:
     forwards: Forwards
     topology: Topology
     costs: CostModel | None  # None where nothing is interleaved
+    options: InterleaveOptions
     blocks: BlockManager
     batches: BatchManager
     planner: Planner
@@ -45,7 +46,9 @@ class Planning:
             raise UnavailableError(
                 f"group {self.group} plans nothing: that takes several ranks and --strategy interleaved"
             )
-        return explain(batches, depth, forwards=self.forwards, topology=self.topology, costs=self.costs)
+        return explain(
+            batches, depth, forwards=self.forwards, topology=self.topology, costs=self.costs, options=self.options
+        )
 
     def profile(self) -> ProfileView:
         """Return what the ranks measured, and how well predictions hold."""
@@ -87,6 +90,7 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
         forwards=forwards,
         topology=topology,
         costs=costs,
+        options=options,
         blocks=blocks,
         batches=batches,
         planner=planner,

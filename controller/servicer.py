@@ -90,8 +90,8 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
     ) -> controller_pb2.GetTimelineResponse:
         """Return what ran lately; written beside the loop, because it may be long."""
         group = self._groups.choose(request.group)
-        spans = group.timeline.last(to_last_s(request))
-        return await asyncio.to_thread(from_timeline, group.name, spans)
+        last_s, timeline = to_last_s(request), group.timeline.copy()
+        return await asyncio.to_thread(lambda: from_timeline(group.name, timeline.last(last_s)))
 
     async def Register(
         self, request: controller_pb2.RegisterRequest, context: Context

@@ -27,6 +27,12 @@ class Timeline:
         while self._spans and self._age_ns(self._spans[0]) > self._keep_ns:
             self._spans.popleft()
 
+    def copy(self) -> "Timeline":
+        """Return what is there now, to be read on another thread."""
+        copied = Timeline(self._keep_ns / 1e9, self._spans.maxlen or 0)
+        copied._spans, copied._newest_ns = self._spans.copy(), dict(self._newest_ns)
+        return copied
+
     def last(self, seconds: float) -> tuple[LaneSpan, ...]:
         """Return the spans that ended within so many seconds before the newest of their rank, by rank and begin."""
         limit_ns = min(seconds * 1e9, self._keep_ns)

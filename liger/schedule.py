@@ -1,6 +1,7 @@
 """What controller and ranks say to one another, as plain values: patterns, windows, batches, and what came of them."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from liger.domain import Axis, BatchKind, EncodeOutput, Fence, Lane, Sampling, SegmentKind
 
@@ -34,6 +35,10 @@ class Step:
     lane: Lane
     piece: Piece | None = None
     participants: tuple[int, ...] = ()  # ranks that take part; empty for all
+
+
+MAX_PATTERNS: Final = 8192
+"""A controller sends a pattern again, and a rank forgets it, once so many others were learnt after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

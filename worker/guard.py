@@ -7,7 +7,7 @@ from typing import Final
 from liger.digest import order_digest, pattern_digest
 from liger.domain import BatchKind, Fence
 from liger.errors import ScheduleRefusedError, StaleFenceError
-from liger.schedule import BatchStart, Pattern, Segment, Window
+from liger.schedule import MAX_PATTERNS, BatchStart, Pattern, Segment, Window
 from worker.walk import Walk
 
 _MOST_KNOWN_WALKS: Final = 4096
@@ -65,7 +65,9 @@ class WindowGuard:
                 raise ScheduleRefusedError(f"pattern {pattern.id:#x} names a segment that this rank does not have")
             if step.piece is not None and not 0 <= step.piece.index < step.piece.count:
                 raise ScheduleRefusedError(f"pattern {pattern.id:#x} names a piece that does not exist")
-        self._patterns[pattern.id] = pattern
+        self._patterns.setdefault(pattern.id, pattern)
+        if len(self._patterns) > MAX_PATTERNS:
+            del self._patterns[next(iter(self._patterns))]  # the controller sends it again if need be
 
     def admit(self, window: Window) -> Pattern:
         """Return the pattern of a window that may run, and count on its being run.

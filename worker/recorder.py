@@ -72,7 +72,8 @@ class Recorder:
     def _settle(self) -> int:
         """Note the exchanges that have ended; return how long the lane was busy with them.
 
-        The lane takes one exchange after another: each begins when it was launched and those before it had ended.
+        The lane counts as one: what ends after another is charged from the end of that, though Gloo may have run two
+        side by side, each at a part of the link's rate.
         """
         busy_ns, pending = 0, []
         for one in self._pending:

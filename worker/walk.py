@@ -48,6 +48,7 @@ class Walk:
         if place == self.position < len(self.segments):
             self._launch_due(piece)
         elif place == self.position + 1 and piece is not None and self._may_run_ahead(piece):
+            _check_piece(self.segments[place], piece)
             self._ahead.add(piece)
         else:
             due = f"{self.position} is due" if self.position < len(self.segments) else "the forward is over"

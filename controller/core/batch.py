@@ -14,6 +14,7 @@ class EncodeEntry:
 
     request_id: str
     item: int
+    opened: int  # which request of this id: its place among all of the epoch
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

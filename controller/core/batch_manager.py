@@ -97,13 +97,13 @@ class BatchManager:
         """Queue a sequence."""
         self._waiting.push(sequence, priority)
 
-    def add_items(self, request_id: str, items: Items[EncodeItem], priority: int) -> None:
-        """Queue the inputs of a discriminative request."""
+    def add_items(self, request_id: str, items: Items[EncodeItem], priority: int, *, opened: int = 0) -> None:
+        """Queue the inputs of a discriminative request, the one that was `opened` then."""
         num_tokens = sum(len(item.token_ids) for item in items)
         asked = self._asked[request_id] = _Asked(len(items), num_tokens)
         self._num_queued_tokens += num_tokens
         for number, item in enumerate(items):
-            entry = EncodeEntry(request_id=request_id, item=number)
+            entry = EncodeEntry(request_id=request_id, item=number, opened=opened)
             self._encode.push(_Waiting(entry=entry, item=item, asked=asked), priority)
 
     def drop_items(self, request_id: str) -> None:

@@ -66,6 +66,7 @@ class DepthControl:
         version = self._costs.version
         oldest = bucketed(in_flight[0].shape)
         alone = self._loads(oldest, version).alone
+        alone *= 1 - in_flight[0].position / len(self._forwards[oldest.kind])  # what is left of it
         if time_left_ns is not None and alone < time_left_ns < alone * 1.5:
             return len(in_flight)
         kinds = {batch.kind for batch in in_flight}

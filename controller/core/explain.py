@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel
+from controller.core.interleave import InterleaveOptions
 from controller.core.plan import Forwards, Plan, Strategy, Topology
 from controller.core.planner import Planner
 from liger.domain import BatchKind, Lane
@@ -15,7 +16,13 @@ from liger.views import Explained, PlannedBatch
 
 
 def explain(
-    batches: Sequence[PlannedBatch], depth: int, *, forwards: Forwards, topology: Topology, costs: CostModel
+    batches: Sequence[PlannedBatch],
+    depth: int,
+    *,
+    forwards: Forwards,
+    topology: Topology,
+    costs: CostModel,
+    options: InterleaveOptions = InterleaveOptions(),  # noqa: B008 - a frozen value
 ) -> Explained:
     """Return what would run when, for batches that are all there at once.
 
@@ -25,6 +32,7 @@ def explain(
         forwards: What each kind of batch runs.
         topology: How the ranks are laid out.
         costs: Predicts durations.
+        options: Bounds of windows.
 
     Raises:
         InvalidRequestError: The model has no forward for a batch's kind.
@@ -32,7 +40,7 @@ def explain(
     for batch in batches:
         if batch.kind not in forwards:
             raise InvalidRequestError(f"this model runs no {batch.kind.name.lower()} batches", field="batches")
-    planner = Planner(forwards, strategy=Strategy.INTERLEAVED, topology=topology, costs=costs)
+    planner = Planner(forwards, strategy=Strategy.INTERLEAVED, topology=topology, costs=costs, options=options)
     waiting = [_made_up(number, batch) for number, batch in enumerate(batches, 1)]
     in_flight: list[Batch] = []
     spans: list[LaneSpan] = []

@@ -258,7 +258,8 @@ class Interleaver:
         order = layout.launch_order()
         kinds = tuple(runs[place].view.shape.kind for place in present)
         steps = tuple(self._step(present.index(one.job), runs[one.job].parts[one.task]) for one in order)
-        until = min(layout.free[lane] for lane in range(0, len(layout.free), 2))
+        computing = {one.lane for one in layout.placed if one.lane % 2 == 0} or range(0, len(layout.free), 2)
+        until = min(layout.free[lane] for lane in computing)
         return Cut(
             pattern=Pattern(id=pattern_digest(kinds, steps), operands=kinds, steps=steps),
             operands=tuple(present),

@@ -13,6 +13,7 @@ class Entry:
 
     request: Request
     submitted_ns: int
+    opened: int  # its place among all requests of the epoch; ids may come again
     sequences: list[Sequence] = field(default_factory=list)  # by sample
     num_items_left: int = 0
     num_given: int = 0  # output tokens given out
@@ -57,6 +58,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._num_opened = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,7 +68,8 @@ class Ledger:
 
     def open(self, request: Request, now_ns: int) -> Entry:
         """Begin an entry."""
-        entry = Entry(request=request, submitted_ns=now_ns)
+        self._num_opened += 1
+        entry = Entry(request=request, submitted_ns=now_ns, opened=self._num_opened)
         self._entries[request.request_id] = entry
         return entry
 

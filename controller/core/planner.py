@@ -101,8 +101,13 @@ class Planner:
         return plan
 
     def next_cold(self) -> Key | None:
-        """Return what a window was planned for without the search that it deserves, or None."""
-        return next(iter(self._cold), None)
+        """Return the latest that a window was planned for without the search that it deserves, or None."""
+        while self._cold:
+            key = next(reversed(self._cold))
+            if key[2] == self._version():
+                return key
+            del self._cold[key]  # costs have changed meanwhile
+        return None
 
     def find(self, key: Key) -> Cut:
         """Search for a window; changes nothing, so that it may run on another thread."""
@@ -133,6 +138,7 @@ class Planner:
         views, free, version, _ = key
         if len(views) > 1 and backlog_ns < SEARCH_NS:
             self._cold[key] = None
+            self._cold.move_to_end(key)
             if len(self._cold) > MAX_COLD:
                 self._cold.popitem(last=False)
             return self._cached((views[:1], free, version, Situation.USUAL), backlog_ns)

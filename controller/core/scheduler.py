@@ -95,6 +95,7 @@ class Scheduler:
         self._settlement = Settlement(self._ledger, batches)
         self._in_flight: list[Batch] = []  # oldest first; segments are left to publish
         self._published: deque[_Published] = deque()
+        self._begun_ns = 0  # when the ranks took up the oldest published window
         self._results: dict[int, BatchOutcome] = {}  # of batches with a segment left, which brings tokens back
         self._free_slots = list(range(depth.max_depth - 1, -1, -1))
         self.num_windows = 0
@@ -117,8 +118,8 @@ class Scheduler:
 
     @property
     def depth(self) -> int:
-        """Batches that may be in flight now."""
-        return self._depth.depth(self._in_flight)
+        """Batches that may be in flight as things are: 1 while one after another is enough."""
+        return self._depth.depth(self._in_flight) if self._in_flight else 1
 
     def submit(self, request: Request, now_ns: int) -> None:
         """Take a request.
@@ -142,7 +143,7 @@ class Scheduler:
                     self._batches.add_sequence(sequence, request.priority)
             case EncodeWork(items=items):
                 entry.num_items_left = len(items)
-                self._batches.add_items(request.request_id, items, request.priority)
+                self._batches.add_items(request.request_id, items, request.priority, opened=entry.opened)
 
     def cancel(self, request_id: str, sample: int | None, reason: FinishReason, now_ns: int) -> list[Event]:
         """End a request, or one sample of it, at the next window; unknown ids are ignored (it may just have ended)."""
@@ -176,7 +177,8 @@ class Scheduler:
         self._fill(now_ns)
         if not self._in_flight:
             return None
-        backlog_ns = sum(one.plan.cut.predicted_ns for one in self._published)
+        passed_ns = now_ns - self._begun_ns  # of the oldest window
+        backlog_ns = sum(one.plan.cut.predicted_ns for one in self._published) - passed_ns
         plan = self._planner.plan(
             self._in_flight,
             backlog_ns=backlog_ns,
@@ -191,9 +193,13 @@ class Scheduler:
         """Take what the ranks say of the oldest unacknowledged window; return its events, and what ran, by rank."""
         outcome = report.outcome
         published = self._published.popleft()
+        self._begun_ns = now_ns
         if published.window.number != outcome.number:
             raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
         self._charge(published.plan.batches, report.slowest)
+        running = {batch.batch_id for batch in published.plan.batches}
+        if not running.issuperset(batch.batch_id for batch in outcome.batches):
+            raise GroupFailedError(f"window {outcome.number} was acknowledged with results of batches that it has not")
         self._results |= {batch.batch_id: batch for batch in outcome.batches}
         events: list[Event] = []
         for batch in published.ended:
@@ -246,6 +252,8 @@ class Scheduler:
             self._in_flight.remove(batch)
             self._free_slots.append(batch.start.slot)
             self._batches.published(batch)
+        if not self._published:
+            self._begun_ns = now_ns
         self._published.append(_Published(window=window, plan=plan, ended=tuple(ended)))
         self._observer.published(window.number, plan)
 
@@ -259,7 +267,7 @@ class Scheduler:
     def _charge(self, batches: Sequence[Batch], timings: WindowTimings) -> None:
         """Add a window's times to the requests of its batches."""
         for batch, compute_ns, exposed_ns in zip(
-            batches, timings.batch_compute_ns, timings.batch_exposed_ns, strict=False
+            batches, timings.batch_compute_ns, timings.batch_exposed_ns, strict=True
         ):
             for request_id in batch.request_ids:
                 entry = self._ledger.find(request_id)

@@ -95,8 +95,8 @@ class Settlement:
         events: list[Event] = []
         for part, item in zip(batch.entries, result.items, strict=True):
             entry = self._ledger.find(part.request_id)
-            if entry is None:
-                continue
+            if entry is None or entry.opened != part.opened:
+                continue  # it is over; another may have its id by now
             entry.num_items_left -= 1
             entry.first_ns = now_ns if entry.num_items_left == 0 else None
             events.append(OutputMade(request_id=part.request_id, item=part.item, result=item))

@@ -67,6 +67,8 @@ def _to_segment(message: worker_pb2.ProfileTable.SegmentSample) -> SegmentSample
 
 
 def _to_contention(message: worker_pb2.ProfileTable.ContentionSample) -> ContentionSample:
+    if message.compute_tokens < 1 or message.communication_bytes < 1:
+        raise ValueError(f"a co-run of {message.compute_tokens} tokens with {message.communication_bytes} bytes")
     factors = (message.compute_factor, message.communication_factor)
     if not all(0 < factor < float("inf") for factor in factors):
         raise ValueError(f"contention factors {factors}")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
+from liger.schedule import StepSpan
 from liger.v1 import controller_pb2, types_pb2
 from tests.support.in_process import CARD, SimulatedEngine
 from tests.support.submits import MEAN, encode_work, failure, submit
@@ -165,3 +166,37 @@ async def test_a_lease_that_is_over_cannot_be_renewed(stack):
         await stack.stub.RenewLease(controller_pb2.RenewLeaseRequest(lease_id=99), timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     await stack.stub.RevokeLease(controller_pb2.RevokeLeaseRequest(lease_id=99), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"batch_compute_ns": ()}, "timings that cannot be"),
+        ({"batch_exposed_ns": (-1,)}, "timings that cannot be"),
+        ({"started_ns": 11}, "timings that cannot be"),
+        ({"communication_ns": -5}, "timings that cannot be"),
+        ({"spans": (StepSpan(1, 0, 0, 2**62),)}, "spans that cannot be"),
+        ({"spans": (StepSpan(1, 0, 5, 4),)}, "spans that cannot be"),
+        ({"spans": (StepSpan(9**9, 0, 0, 1),)}, "spans that cannot be"),
+    ],
+)
+async def test_a_rank_with_impossible_timings_ends_its_epoch_loudly(stack, changes, detail):
+    engine = SimulatedEngine(spoil=lambda outcome: replace(outcome, timings=replace(outcome.timings, **changes)))
+    await stack.add_worker(engine)
+    await stack.until(SERVING)
+    gateway = await stack.connect()
+    await gateway.send(submit=submit())
+    assert failure(await gateway.events("r")).reason == "GROUP_FAILED"
+    await stack.until_detail(detail)
+
+
+async def test_a_span_of_a_step_that_never_was_is_left_out(stack):
+    span = StepSpan(1, 10**6, 0, 1)
+    engine = SimulatedEngine(spoil=lambda outcome: replace(outcome, timings=replace(outcome.timings, spans=(span,))))
+    await stack.add_worker(engine)
+    await stack.until(SERVING)
+    gateway = await stack.connect()
+    await gateway.send(submit=submit())
+    assert (await gateway.events("r"))[-1].HasField("finished")
+    timeline = await stack.stub.GetTimeline(controller_pb2.GetTimelineRequest(group="m", last_s=9), timeout=5)
+    assert not timeline.spans

@@ -56,3 +56,11 @@ def test_a_factor_that_no_measurement_gives_is_refused(factor):
     message.contention[0].communication_factor = factor
     with pytest.raises(InvalidRequestError):
         to_profile(message)
+
+
+@pytest.mark.parametrize("field", ["compute_tokens", "communication_bytes"])
+def test_a_co_run_of_nothing_is_refused(field):
+    message = from_profile(TABLE)
+    setattr(message.contention[0], field, 0)
+    with pytest.raises(InvalidRequestError):
+        to_profile(message)

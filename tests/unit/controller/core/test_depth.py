@@ -95,7 +95,7 @@ def test_a_batch_that_barely_meets_its_deadline_runs_alone():
 
 
 def test_depth_follows_what_is_learnt():
-    costs = CostModel(made_profile(exchange_ns=0, floor_ns=1_000))
+    costs = CostModel(made_profile(exchange_ns=400, floor_ns=1_000))  # hides hardly anything, until it is learnt
     depths = DepthControl(strategy=Strategy.INTERLEAVED, num_stages=1, max_depth=4, forwards=FORWARDS, costs=costs)
     before = depths.depth(encodes(1, 16))
     for _ in range(300):
@@ -103,5 +103,6 @@ def test_depth_follows_what_is_learnt():
             if segment.batch is None:
                 costs.observe(BatchKind.ENCODE, segment.segment, 1e6, 4e6)
     costs.renew()
-    assert depths.depth(encodes(1, 16)) >= before
+    assert before == 1
+    assert depths.depth(encodes(1, 16)) > 1
     assert costs.version == 2

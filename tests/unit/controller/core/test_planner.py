@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from controller.core.cost_model import CostModel
 from controller.core.interleave import Interleaver
 from controller.core.plan import Strategy, Topology
+from controller.core.interleave import Situation
 from controller.core.planner import MAX_CACHED, MAX_COLD, SEARCH_NS, Planner
 from liger.domain import BatchKind, Lane, SegmentKind
 from tests.support.driven_plans import batch_of, drive, planner_of
@@ -109,7 +110,16 @@ def test_caches_are_bounded():
             [batch_of(1, BatchKind.DECODE, 1), batch_of(2, BatchKind.DECODE, 1, context=2**number)], is_idle=True
         )
     assert sum(iter(planner.search_cold, False)) == MAX_COLD
-    assert MAX_CACHED <= 100_000
+
+
+def test_what_was_found_first_is_forgotten_first():
+    planner = planner_of(made_profile(), 1)
+    cut = planner.plan([batch_of(1, BatchKind.DECODE, 1)], is_idle=True).cut
+    keys = [((), (float(number),), 1, Situation.USUAL) for number in range(MAX_CACHED + 1)]
+    for key in keys:
+        planner.keep(key, cut)
+    assert keys[0] not in planner._cuts
+    assert set(keys[1:]) == set(planner._cuts)
 
 
 def test_what_lanes_are_behind_is_waited_for_unless_the_ranks_are_idle():
