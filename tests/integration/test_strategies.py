@@ -78,7 +78,8 @@ async def check_views(cluster: LocalCluster) -> None:
     assert set(uses) == {0, 1}
     assert all(use.compute_ns > 0 and use.communication_ns > 0 for use in uses.values())
     profile = await fetch_profile(cluster.controller, "m")
-    assert profile.table is not None and profile.table.contention
+    assert profile.table is not None
+    assert profile.table.contention
     plan = await fetch_plan(cluster.controller, "m", [AskedBatch(num_tokens=tokens) for tokens in (64, 64, 32)], 3)
     assert 0 < plan.makespan_ns <= plan.serial_ns * 1.001
 

@@ -3,9 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.cost_model import CostModel
-from controller.core.interleave import Interleaver
+from controller.core.interleave import Interleaver, Situation
 from controller.core.plan import Strategy, Topology
-from controller.core.interleave import Situation
 from controller.core.planner import MAX_CACHED, MAX_COLD, SEARCH_NS, Planner
 from liger.domain import BatchKind, Lane, SegmentKind
 from tests.support.driven_plans import batch_of, drive, planner_of
