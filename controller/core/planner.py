@@ -29,11 +29,10 @@ from liger.domain import BatchKind, SegmentKind
 
 MAX_CACHED: Final = 4096  # cuts
 MAX_COLD: Final = 64  # keys that wait for their search
-SEARCH_NS: Final = 20e6  # most searches take less on an ordinary core (bench.planner)
+SEARCH_NS: Final = 80e6  # several times what a search takes (bench.planner): ranks may share the controller's cores
 
-_BUCKETS_AN_OCTAVE: Final = 4
-_PARTS_OF_A_LAYER: Final = 8  # times are rounded to such parts of the primary's layer
-_MAX_PARTS: Final = 32
+_PARTS_OF_A_LAYER: Final = 4  # times are rounded to such parts of the primary's layer
+_MAX_PARTS: Final = 16
 
 Key = tuple[tuple[View, ...], tuple[float, ...], int, Situation]
 """Batches in flight, when lanes are free, version of the costs, what is planned for."""
@@ -67,7 +66,8 @@ class Planner:
         self._whole = cache(lambda kind, position: whole_forward(forwards, topology, kind, position))
         self._staged = cache(lambda batches: one_stage_each(forwards, topology, batches))
         self._cuts: OrderedDict[Key, Cut] = OrderedDict()
-        self._cold: OrderedDict[Key, None] = OrderedDict()
+        self._seen: OrderedDict[Key, None] = OrderedDict()  # missed once
+        self._cold: OrderedDict[Key, None] = OrderedDict()  # missed again: a search is due
         self._ready: dict[int, float] = {}  # by batch id: ns after the last window until it may go on
         self._free: tuple[float, ...] = ()  # likewise for lanes
         self._canonical = cache(self._canonical_position)
@@ -119,6 +119,7 @@ class Planner:
         """Keep what was found."""
         self._cuts[key] = cut
         self._cold.pop(key, None)
+        self._seen.pop(key, None)
         if len(self._cuts) > MAX_CACHED:
             self._cuts.popitem(last=False)
 
@@ -137,14 +138,19 @@ class Planner:
             return cut
         views, free, version, _ = key
         if len(views) > 1 and backlog_ns < SEARCH_NS:
-            self._cold[key] = None
-            self._cold.move_to_end(key)
-            if len(self._cold) > MAX_COLD:
-                self._cold.popitem(last=False)
+            self._missed(key)
             return self._cached((views[:1], free, version, Situation.USUAL), backlog_ns)
         cut = self.find(key)
         self.keep(key, cut)
         return cut
+
+    def _missed(self, key: Key) -> None:
+        """Note that a search is due, from the second time on: what never comes again is not worth one."""
+        known, bound = (self._cold, MAX_COLD) if key in self._seen else (self._seen, MAX_CACHED)
+        known[key] = None
+        known.move_to_end(key)
+        if len(known) > bound:
+            known.popitem(last=False)
 
     def _key(self, in_flight: Sequence[Batch], *, is_pressed: bool) -> Key:
         assert self.costs is not None, "interleaved windows have costs"
@@ -197,13 +203,13 @@ class Planner:
 
 
 def bucketed(shape: Shape) -> Shape:
-    """Return a shape with its sizes rounded up to the next of four an octave."""
-    return Shape(shape.kind, _bucket(shape.num_tokens), _bucket(shape.context) if shape.context else 0)
+    """Return a shape with its sizes rounded up: tokens to the next of four an octave, contexts to the next octave."""
+    return Shape(shape.kind, _bucket(shape.num_tokens, 4), _bucket(shape.context, 1) if shape.context else 0)
 
 
 @cache
-def _bucket(size: int) -> int:
-    return ceil(2 ** (ceil(log2(size) * _BUCKETS_AN_OCTAVE) / _BUCKETS_AN_OCTAVE))
+def _bucket(size: int, an_octave: int) -> int:
+    return ceil(2 ** (ceil(log2(size) * an_octave) / an_octave))
 
 
 def _rounded(time_ns: float, unit_ns: float) -> float:

@@ -71,6 +71,8 @@ def test_with_too_little_backlog_the_oldest_goes_on_alone_and_the_search_comes_l
     plan = planner.plan(in_flight, backlog_ns=SEARCH_NS / 2, is_idle=True)
     assert plan.batches == (in_flight[0],)
     assert searches == [1]
+    assert not planner.search_cold(), "it may never come again"
+    assert planner.plan(in_flight, backlog_ns=SEARCH_NS / 2, is_idle=True).batches == plan.batches
     assert planner.search_cold()
     assert searches == [1, 3]
     assert not planner.search_cold(), "nothing else is cold"
@@ -87,7 +89,8 @@ def test_with_enough_backlog_the_search_is_made_at_once(searches):
 
 def test_searches_made_before_or_after_find_the_same():
     late, early = planner_of(made_profile(), 12), planner_of(made_profile(), 12)
-    late.plan(three(), is_idle=True)
+    for _ in range(2):
+        late.plan(three(), is_idle=True)
     late.search_cold()
     assert late.plan(three(), is_idle=True).cut == early.plan(three(), backlog_ns=LONG, is_idle=True).cut
 
@@ -104,7 +107,7 @@ def test_new_costs_are_planned_with(searches):
 
 def test_caches_are_bounded():
     planner = planner_of(made_profile(), 1)
-    for number in range(MAX_COLD + 10):
+    for number in (*range(MAX_COLD + 10), *range(MAX_COLD + 10)):
         planner.plan(
             [batch_of(1, BatchKind.DECODE, 1), batch_of(2, BatchKind.DECODE, 1, context=2**number)], is_idle=True
         )
