@@ -13,9 +13,10 @@ from controller.core.batch import Batch, EncodeEntry
 from controller.core.block_manager import BlockManager
 from controller.core.queues import PriorityQueue
 from controller.core.requests import EncodeItem
+from controller.core.rows import encode_rows, prefill_batch, start_of
 from controller.core.sequence import Sequence, SequenceState
 from liger.domain import BatchKind
-from liger.schedule import BatchRows, BatchStart, BlockAppends, DecodeRows, EncodeRows, PrefillRows
+from liger.schedule import DecodeRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +187,7 @@ class BatchManager:
             left -= length
         if not chunks:
             return None
-        batch = _prefill_batch(batch_id, slot, chunks)
+        batch = prefill_batch(batch_id, slot, chunks)
         for sequence, start, length in chunks:
             sequence.num_prefilled = start + length
             sequence.num_drawn = int(sequence.num_prefilled == sequence.num_prompt_tokens)
@@ -208,7 +209,7 @@ class BatchManager:
             sequence.num_drawn += 1
             _join(sequence)
         self._num_decoding += 1
-        start = _start(batch_id, BatchKind.DECODE, slot, rows)
+        start = start_of(batch_id, BatchKind.DECODE, slot, rows)
         return Batch(start=start, num_tokens=len(sequences), sequences=sequences)
 
     def _group_size(self, free: tuple[Sequence, ...]) -> int:
@@ -245,9 +246,9 @@ class BatchManager:
                 del self._asked[waiting.entry.request_id]
         if not taken:
             return None
-        rows = _encode_rows([waiting.item for waiting in taken])
+        rows = encode_rows([waiting.item for waiting in taken])
         return Batch(
-            start=_start(batch_id, BatchKind.ENCODE, slot, rows),
+            start=start_of(batch_id, BatchKind.ENCODE, slot, rows),
             num_tokens=len(rows.token_ids),
             entries=tuple(waiting.entry for waiting in taken),
         )
@@ -256,43 +257,3 @@ class BatchManager:
 def _join(sequence: Sequence) -> None:
     sequence.in_batch = True
     sequence.num_unacknowledged += 1
-
-
-def _start(batch_id: int, kind: BatchKind, slot: int, rows: BatchRows) -> BatchStart:
-    return BatchStart(batch_id=batch_id, kind=kind, slot=slot, rows=rows)
-
-
-def _prefill_batch(batch_id: int, slot: int, chunks: list[tuple[Sequence, int, int]]) -> Batch:
-    fresh = tuple(sequence for sequence, start, _ in chunks if start == 0)
-    rows = PrefillRows(
-        rows=tuple(sequence.row for sequence, _, _ in chunks),
-        num_tokens=tuple(length for _, _, length in chunks),
-        starts=tuple(start for _, start, _ in chunks),
-        token_ids=tuple(
-            token for sequence, start, length in chunks for token in sequence.work.prompt_token_ids[start:][:length]
-        ),
-        samples=tuple(start + length == sequence.num_prompt_tokens for sequence, start, length in chunks),
-        appends=BlockAppends(
-            rows=tuple(sequence.row for sequence in fresh),
-            counts=tuple(len(sequence.blocks) for sequence in fresh),
-            blocks=tuple(block for sequence in fresh for block in sequence.blocks),
-        ),
-    )
-    return Batch(
-        start=_start(batch_id, BatchKind.PREFILL, slot, rows),
-        num_tokens=len(rows.token_ids),
-        sequences=tuple(sequence for sequence, _, _ in chunks),
-        sequence_starts=fresh,
-    )
-
-
-def _encode_rows(items: list[EncodeItem]) -> EncodeRows:
-    typed = any(item.token_type_ids for item in items)
-    return EncodeRows(
-        num_tokens=tuple(len(item.token_ids) for item in items),
-        token_ids=tuple(token for item in items for token in item.token_ids),
-        token_type_ids=tuple(
-            kind for item in items for kind in (item.token_type_ids or (0,) * len(item.token_ids)) if typed
-        ),
-        outputs=tuple(item.output for item in items),
-    )
