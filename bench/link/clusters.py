@@ -21,7 +21,7 @@ THREADS_PER_RANK: Final = 1
 _START_LIMIT_S: Final = 300.0
 _MAX_CALLS: Final = "8192"
 _KV_GIB: Final = "0.25"
-_QUICK_PROFILE_S: Final = "5"
+_QUICK_PROFILE_S: Final = "2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +67,10 @@ async def running_contestants(
     clusters = {name: LocalCluster(cluster_spec(contest, name, model)) for name in names}
     first = "interleaved" if "interleaved" in names else names[0]
     try:
-        tell(f"starting {first}")
-        await clusters[first].start()  # alone: at their first start its ranks measure themselves
-        await _start_all({name: cluster for name, cluster in clusters.items() if name != first}, tell)
+        if not contest.settings.quick:  # alone: at their first start its ranks measure themselves
+            tell(f"starting {first}")
+            await clusters[first].start()
+        await _start_all({name: cluster for name, cluster in clusters.items() if not cluster.processes}, tell)
         async with AsyncExitStack() as stack:
             contestants = []
             for name, cluster in clusters.items():

@@ -17,7 +17,7 @@ from liger.models.store import liger_home
 _NUM_FULL_BATCHES: Final = 5  # that calls under way must fill: those in flight, and more to choose from
 _MEAN_INPUT_TOKENS: Final = 72
 _NUM_SEQUENCES: Final = 24  # under way at once
-_NUM_SEQUENCES_IF_QUICK: Final = 8
+_NUM_SEQUENCES_IF_QUICK: Final = 6
 _FEWEST_CALLS: Final = 40  # of a point, unless that takes longer than LONGEST times the others
 _LONGEST: Final = 3
 

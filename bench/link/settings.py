@@ -25,13 +25,14 @@ class Defaults:
     """What is taken where the command line says nothing."""
 
     layers: int
+    hidden: int
     rounds: int
     seconds: float
     max_batch_tokens: int
 
 
-_USUAL: Final = Defaults(layers=4, rounds=3, seconds=12, max_batch_tokens=512)
-_QUICK: Final = Defaults(layers=2, rounds=1, seconds=0.5, max_batch_tokens=256)
+_USUAL: Final = Defaults(layers=4, hidden=1024, rounds=3, seconds=12, max_batch_tokens=512)
+_QUICK: Final = Defaults(layers=2, hidden=512, rounds=1, seconds=0.3, max_batch_tokens=256)
 _ValueT = TypeVar("_ValueT")
 
 
@@ -72,7 +73,7 @@ def parse_orders(argv: Sequence[str]) -> Orders:
         rate=args.rate,
         ranks=args.ranks,
         layers=_or(args.layers, usual.layers),
-        hidden=args.hidden,
+        hidden=_or(args.hidden, usual.hidden),
         rounds=_or(args.rounds, usual.rounds),
         seconds=_or(args.seconds, usual.seconds),
         loads=tuple(Load(name) for name in _names(parser, "--loads", args.loads, [load.value for load in Load])),
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     testbed.add_argument("--cleanup", action="store_true", help="only remove what killed runs left on this machine")
     models = parser.add_argument_group("models (random weights, made on the spot)")
     models.add_argument("--layers", type=int, metavar="N", help=f"of each model {_default('layers')}")
-    models.add_argument("--hidden", type=int, default=1024, metavar="N", help=f"their width, a multiple of 64 {given}")
+    models.add_argument("--hidden", type=int, metavar="N", help=f"their width, a multiple of 64 {_default('hidden')}")
     work = parser.add_argument_group("measurement")
     work.add_argument("--loads", default="discriminative,generative", metavar="NAMES", help=given.strip("()"))
     work.add_argument("--strategies", default=",".join(STRATEGIES), metavar="NAMES", help=f"tensor is needed {given}")

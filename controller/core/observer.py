@@ -12,6 +12,7 @@ from liger.schedule import StepSpan, WindowTimings
 from liger.spans import LaneSpan
 
 _KEPT_WINDOWS: Final = 64  # that exchanges may still tell of
+_LEARN_EVERY: Final = 4  # windows: what changes slowly need not be learnt from all
 _RECENT_WINDOWS: Final = 256  # for what is shown
 
 
@@ -96,6 +97,8 @@ class Observer:
 
     def _learn(self, note: _Note, span: StepSpan, kind: BatchKind, segment: SegmentKind, lane: Lane) -> None:
         if self._costs is None or not note.plan.cut.expected or note.seen != self._costs.version:
+            return
+        if span.window % _LEARN_EVERY != 1:
             return
         if lane is Lane.COMMUNICATION and segment is not SegmentKind.ALL_REDUCE:
             return  # others are too short to tell
