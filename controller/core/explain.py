@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel
 from controller.core.interleave import InterleaveOptions
-from controller.core.plan import Forwards, Plan, Strategy, Topology
+from controller.core.plan import Forwards, Plan, Strategy, Topology, lane_span
 from controller.core.planner import Planner
 from liger.domain import BatchKind, Lane
 from liger.errors import InvalidRequestError
-from liger.schedule import BatchRows, BatchStart, DecodeRows, EncodeRows, PrefillRows, Step
+from liger.schedule import BatchRows, BatchStart, DecodeRows, EncodeRows, PrefillRows, Step, StepSpan
 from liger.spans import LaneSpan
 from liger.views import Explained, PlannedBatch
 
@@ -96,22 +96,8 @@ def _spans(plan: Plan, forwards: Forwards, window: int, lanes: _Lanes) -> list[L
         place = plan.bases[step.operand] + step.segment
         segment = forwards[batch.kind][place]
         begin_ns, end_ns = lanes.run(batch, place, step, segment.stage, expected.end_ns - expected.begin_ns)
-        spans.append(
-            LaneSpan(
-                rank=segment.stage,
-                lane=segment.lane,
-                batch_id=batch.batch_id,
-                batch=batch.kind,
-                num_tokens=batch.num_tokens,
-                segment=segment.kind,
-                layer=segment.layer,
-                piece=step.piece.index if step.piece else 0,
-                num_pieces=step.piece.count if step.piece else 1,
-                window=window,
-                begin_ns=begin_ns,
-                end_ns=end_ns,
-            )
-        )
+        ran = StepSpan(window, 0, begin_ns, end_ns)
+        spans.append(lane_span(batch, segment, step, ran, rank=segment.stage))
     return spans
 
 

@@ -42,6 +42,7 @@ class InterleaveOptions:
     pressed_slack: float = 0.5  # likewise, while more waits than fits in flight
     window_ns: float = 20e6  # a window takes the primary so far, in whole layers
     least_gain: float = 0.03  # what is less simple must gain more: over the primary alone, over whole segments
+    least_lone_gain: float = 0.1  # the same for a batch that runs alone: what it can win is little, and less certain
     least_piece_tokens: int = 128  # of a decomposed MLP
     least_exchanged_tokens: int = 64  # of a decomposed exchange
     least_lone_tokens: int = 512  # a batch that runs alone is decomposed from here on
@@ -114,7 +115,7 @@ class Interleaver:
         for pieces in self._piecings(views):
             found = self._filled(views, pieces, bounds, free)
             progress = self._progress(*found)
-            if progress > most * (1 + self._options.least_gain):
+            if progress > most * (1 + (self._options.least_gain if len(views) > 1 else self._options.least_lone_gain)):
                 best, most = found, progress
         return self._to_cut(*best)
 

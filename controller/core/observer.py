@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from controller.core.cost_model import CostModel
-from controller.core.plan import Forwards, Plan
+from controller.core.plan import Forwards, Plan, lane_span
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.schedule import StepSpan, WindowTimings
 from liger.spans import LaneSpan
@@ -80,20 +80,7 @@ class Observer:
         batch = plan.batches[step.operand]
         segment = self._forwards[batch.kind][plan.bases[step.operand] + step.segment]
         self._learn(note, span, batch.kind, segment.kind, segment.lane)
-        return LaneSpan(
-            rank=rank,
-            lane=segment.lane,
-            batch_id=batch.batch_id,
-            batch=batch.kind,
-            num_tokens=batch.num_tokens,
-            segment=segment.kind,
-            layer=segment.layer,
-            piece=step.piece.index if step.piece else 0,
-            num_pieces=step.piece.count if step.piece else 1,
-            window=span.window,
-            begin_ns=span.begin_ns,
-            end_ns=span.end_ns,
-        )
+        return lane_span(batch, segment, step, span, rank=rank)
 
     def _learn(self, note: _Note, span: StepSpan, kind: BatchKind, segment: SegmentKind, lane: Lane) -> None:
         if self._costs is None or not note.plan.cut.expected or note.seen != self._costs.version:

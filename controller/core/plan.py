@@ -7,7 +7,8 @@ from enum import StrEnum
 from controller.core.batch import Batch
 from liger.digest import pattern_digest
 from liger.domain import BatchKind, SegmentKind
-from liger.schedule import Pattern, Segment, Step
+from liger.schedule import Pattern, Segment, Step, StepSpan
+from liger.spans import LaneSpan
 
 Forwards = Mapping[BatchKind, tuple[Segment, ...]]
 """What each kind of batch runs, stage after stage, as the ranks reported it."""
@@ -123,3 +124,21 @@ def one_stage_each(forwards: Forwards, topology: Topology, batches: Sequence[tup
             length = len(rest)
         runs.append((place, kind, enumerate(rest[:length])))
     return make_cut(runs, topology)
+
+
+def lane_span(batch: Batch, segment: Segment, step: Step, ran: StepSpan, *, rank: int) -> LaneSpan:
+    """Return when a step of a batch ran, or is planned to run, with what people want to know of it."""
+    return LaneSpan(
+        rank=rank,
+        lane=segment.lane,
+        batch_id=batch.batch_id,
+        batch=batch.kind,
+        num_tokens=batch.num_tokens,
+        segment=segment.kind,
+        layer=segment.layer,
+        piece=step.piece.index if step.piece else 0,
+        num_pieces=step.piece.count if step.piece else 1,
+        window=ran.window,
+        begin_ns=ran.begin_ns,
+        end_ns=ran.end_ns,
+    )
