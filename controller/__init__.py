@@ -2,6 +2,6 @@
 
 Reading map: `service` (what runs), `servicer` (gRPC), `gateways` (one conversation a gateway), `groups` (members
 become groups), `group` (a group's life), `forming` (how an epoch begins), `epoch` (the step loop: the algorithm),
-`core` (the pure part: batch manager, planner), `dispatcher` (schedules out, acknowledgements in), `timeline` and
-`views` (what ran, what is shown), `membership` (leases and epochs).
+`core` (the pure part: batch manager, planner), `dispatcher` (schedules out, acknowledgements in), `timeline`
+(what ran), `membership` (leases and epochs).
 """

@@ -1,7 +1,8 @@
 """One rank as the controller reaches it: join, profile, execute, leave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -83,16 +84,12 @@ class RankLink:
             num_rows=plan.num_rows,
             stage_layers=plan.stage_layers,
         )
-        try:
+        with self._failures():
             async for response in self._stub.JoinGroup(request, timeout=limit_s):
                 if response.HasField("progress"):
                     on_progress(response.progress.phase, response.progress.fraction)
                 elif response.HasField("joined"):
                     return _to_joined(response.joined)
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cancelled(error) from error
         raise GroupFailedError(f"{self._name} ended JoinGroup without a result")
 
     async def profile(
@@ -105,15 +102,12 @@ class RankLink:
         """
         request = worker_pb2.ProfileRequest(fence=from_fence(fence), fresh=fresh)
         try:
-            async for response in self._stub.Profile(request, timeout=limit_s):
-                if response.HasField("progress"):
-                    on_progress(response.progress.phase, response.progress.fraction)
-                elif response.HasField("table"):
-                    return to_profile(response.table)
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cancelled(error) from error
+            with self._failures():
+                async for response in self._stub.Profile(request, timeout=limit_s):
+                    if response.HasField("progress"):
+                        on_progress(response.progress.phase, response.progress.fraction)
+                    elif response.HasField("table"):
+                        return to_profile(response.table)
         except InvalidRequestError as error:
             raise GroupFailedError(f"{self._name} measured what cannot be: {error.message}") from error
         raise GroupFailedError(f"{self._name} ended Profile without a result")
@@ -137,17 +131,13 @@ class RankLink:
             GroupFailedError: The rank failed or its stream broke.
         """
         assert self._call is not None, "attach first"
-        try:
+        with self._failures():
             async for response in self._call:
                 match response.WhichOneof("message"):
                     case "result":
                         yield to_outcome(response.result)
                     case "failure":
                         raise GroupFailedError(f"{self._name} failed: {from_message(response.failure).message}")
-        except grpc.aio.AioRpcError as error:
-            raise self._failed(error) from error
-        except asyncio.CancelledError as error:
-            raise self._cancelled(error) from error
         raise GroupFailedError(f"{self._name} closed its stream")
 
     async def leave(self, fence: Fence) -> None:
@@ -175,6 +165,16 @@ class RankLink:
             await self._call.write(request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise GroupFailedError(f"{self._name} closed its stream") from error
+        except asyncio.CancelledError as error:
+            raise self._cancelled(error) from error
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Tell what a call's end means for the group."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(error) from error
         except asyncio.CancelledError as error:
             raise self._cancelled(error) from error
 

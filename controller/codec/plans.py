@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from typing import Final
 
-from controller.views import Correction, Explained, LaneSpan, PlannedBatch, ProfileView
 from liger.domain import BatchKind, ModelCard, Task
 from liger.errors import InvalidRequestError
 from liger.rpc.profile import from_profile
+from liger.spans import LaneSpan
 from liger.v1 import controller_pb2, types_pb2, worker_pb2
+from liger.views import Correction, Explained, PlannedBatch, ProfileView
 
 MAX_BATCHES: Final = 16
 MAX_TOKENS: Final = 1_000_000

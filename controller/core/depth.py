@@ -6,7 +6,7 @@ that is near the most that any depth gains, and 1 where nothing is gained.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -79,24 +79,21 @@ class DepthControl:
             return min(self._num_stages, num_sequences) or 1
         if self._strategy is Strategy.TENSOR or self._costs is None or num_sequences < 2 or self.max_depth < 2:
             return 1
-        whole = bucketed(Shape(BatchKind.DECODE, num_sequences, context))
-        half = bucketed(Shape(BatchKind.DECODE, (num_sequences + 1) // 2, context))
-        return 2 if self._pair_ns(half) * _LEAST_GAIN < self._loads(whole, self._costs.version).alone else 1
+        return self._num_halves(Shape(BatchKind.DECODE, num_sequences, context), self._costs)
 
     def num_parts(self, kind: BatchKind, num_tokens: int) -> int:
         """Return in how many batches so many waiting tokens should run that would fit one."""
         if self._strategy is not Strategy.INTERLEAVED or self._costs is None or num_tokens < 2 or self.max_depth < 2:
             return 1
-        whole = bucketed(Shape(kind, num_tokens))
-        half = bucketed(Shape(kind, (num_tokens + 1) // 2))
-        return 2 if self._pair_ns(half) * _LEAST_GAIN < self._loads(whole, self._costs.version).alone else 1
+        return self._num_halves(Shape(kind, num_tokens), self._costs)
 
-    def _pair_ns(self, half: Shape) -> float:
-        """Return how long two equal batches take that are interleaved."""
-        assert self._costs is not None, "asked with costs only"
-        load = self._loads(half, self._costs.version)
+    def _num_halves(self, whole: Shape, costs: CostModel) -> int:
+        """Return 2 if two interleaved halves of a batch take less time than the whole, else 1."""
+        half = replace(whole, num_tokens=(whole.num_tokens + 1) // 2)
+        load = self._loads(bucketed(half), costs.version)
         fill = min(load.compute, load.communication) / self._num_layers(half.kind)
-        return max(2 * max(load.compute, load.communication), load.alone) + fill
+        pair_ns = max(2 * max(load.compute, load.communication), load.alone) + fill
+        return 2 if pair_ns * _LEAST_GAIN < self._loads(bucketed(whole), costs.version).alone else 1
 
     def _depth_of(self, shape: Shape, version: int) -> int:
         load = self._loads(shape, version)

@@ -3,7 +3,7 @@
 The search (`interleave`) works on sizes rounded to buckets and on times rounded to parts of a millisecond or more, and
 segments are named by their distance from where a batch stands; so its results are few, and cached. A cold one is
 searched for only while the ranks have work for longer than the search takes; else the oldest batch goes on alone, and
-the search comes later, off the critical path (`search_cold`).
+the search comes later, off the critical path (`next_cold`, `find`, `keep`).
 """
 
 from collections import OrderedDict
@@ -122,14 +122,6 @@ class Planner:
         self._seen.pop(key, None)
         if len(self._cuts) > MAX_CACHED:
             self._cuts.popitem(last=False)
-
-    def search_cold(self) -> bool:
-        """Search for one cold key; return whether there was one."""
-        key = self.next_cold()
-        if key is None:
-            return False
-        self.keep(key, self.find(key))
-        return True
 
     def _cached(self, key: Key, backlog_ns: float) -> Cut:
         cut = self._cuts.get(key)

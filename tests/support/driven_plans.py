@@ -159,3 +159,12 @@ def collectives_of(driven: Driven, rank: int) -> list[tuple[int, int, int, int]]
         for _, step, batch, segment, place in driven.steps()
         if takes_part(step, rank) and segment.lane is Lane.COMMUNICATION and segment.kind is not SegmentKind.SEND
     ]
+
+
+def search_cold(planner: Planner) -> bool:
+    """Search for one window as an epoch does beside its step loop; return whether a search was due."""
+    key = planner.next_cold()
+    if key is None:
+        return False
+    planner.keep(key, planner.find(key))
+    return True

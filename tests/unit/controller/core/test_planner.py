@@ -7,7 +7,7 @@ from controller.core.interleave import Interleaver, Situation
 from controller.core.plan import Strategy, Topology
 from controller.core.planner import MAX_CACHED, MAX_COLD, SEARCH_NS, Planner
 from liger.domain import BatchKind, Lane, SegmentKind
-from tests.support.driven_plans import batch_of, drive, planner_of
+from tests.support.driven_plans import batch_of, drive, planner_of, search_cold
 from tests.support.forwards import forwards_of
 from tests.support.made_loads import batch_sets, speeds
 from tests.support.simulated_ranks import made_profile
@@ -71,11 +71,11 @@ def test_with_too_little_backlog_the_oldest_goes_on_alone_and_the_search_comes_l
     plan = planner.plan(in_flight, backlog_ns=SEARCH_NS / 2, is_idle=True)
     assert plan.batches == (in_flight[0],)
     assert searches == [1]
-    assert not planner.search_cold(), "it may never come again"
+    assert not search_cold(planner), "it may never come again"
     assert planner.plan(in_flight, backlog_ns=SEARCH_NS / 2, is_idle=True).batches == plan.batches
-    assert planner.search_cold()
+    assert search_cold(planner)
     assert searches == [1, 3]
-    assert not planner.search_cold(), "nothing else is cold"
+    assert not search_cold(planner), "nothing else is cold"
     warm = planner.plan(in_flight, backlog_ns=0.0, is_idle=True)
     assert len(warm.batches) > 1
     assert searches == [1, 3]
@@ -91,7 +91,7 @@ def test_searches_made_before_or_after_find_the_same():
     late, early = planner_of(made_profile(), 12), planner_of(made_profile(), 12)
     for _ in range(2):
         late.plan(three(), is_idle=True)
-    late.search_cold()
+    search_cold(late)
     assert late.plan(three(), is_idle=True).cut == early.plan(three(), backlog_ns=LONG, is_idle=True).cut
 
 
@@ -111,7 +111,7 @@ def test_caches_are_bounded():
         planner.plan(
             [batch_of(1, BatchKind.DECODE, 1), batch_of(2, BatchKind.DECODE, 1, context=2**number)], is_idle=True
         )
-    assert sum(iter(planner.search_cold, False)) == MAX_COLD
+    assert sum(iter(lambda: search_cold(planner), False)) == MAX_COLD
 
 
 def test_what_was_found_first_is_forgotten_first():
@@ -153,7 +153,7 @@ def test_without_costs_the_oldest_batch_runs_to_its_end():
     plan = planner.plan(batches)
     assert plan.batches == (batches[0],)
     assert plan.positions == (len(planner.forwards[BatchKind.ENCODE]),)
-    assert not planner.search_cold()
+    assert not search_cold(planner)
 
 
 def test_tensor_takes_the_oldest_batch_to_its_end():
