@@ -17,7 +17,8 @@ from gateway.work import (
 )
 from liger.client.results import Placement, Timings, Usage
 from liger.domain import ClassifyOutput, FinishReason, Pooling, PoolOutput, Task
-from liger.rpc.values import from_sampling, to_logprob
+from liger.rpc.sampling import from_constraint, from_sampling
+from liger.rpc.values import to_logprob
 from liger.schedule import Logprob
 from liger.v1 import controller_pb2 as pb
 from liger.v1 import types_pb2
@@ -78,6 +79,7 @@ def to_tokens(message: pb.SampleTokens) -> SampleTokens:
         token_ids=tuple(message.token_ids),
         logprobs=to_logprobs(message.logprobs),
         finish_reason=FinishReason(message.finish_reason) if message.finish_reason else None,
+        prompt_logprobs=to_logprobs(message.prompt_logprobs),
     )
 
 
@@ -103,6 +105,7 @@ def to_done(message: pb.RequestFinished) -> RequestDone:
             compute_ns=timings.compute_ns,
             exposed_communication_ns=timings.exposed_communication_ns,
             depth=timings.depth,
+            saved_prefill_ns=timings.saved_prefill_ns,
         ),
         placement=Placement(group=placement.group, epoch=placement.epoch, worker_ids=tuple(placement.worker_ids)),
     )
@@ -123,6 +126,8 @@ def _generate(work: GenerateWork) -> pb.GenerateWork:
         min_tokens=work.min_tokens,
         stop_token_ids=work.stop_token_ids,
         logprobs=sampling.logprobs,
+        prompt_logprobs=work.prompt_logprobs,
+        structured_output=from_constraint(work.constraint),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liger.client.results import Placement, Timings, Usage
-from liger.domain import ClassifyOutput, FinishReason, PoolOutput, Sampling, Task
+from liger.domain import ClassifyOutput, Constraint, FinishReason, PoolOutput, Sampling, Task
 from liger.errors import DeadlineError
 from liger.schedule import Logprob
 
@@ -19,6 +19,8 @@ class GenerateWork:
     max_tokens: int
     min_tokens: int
     stop_token_ids: tuple[int, ...]
+    prompt_logprobs: int | None = None  # likelihoods of the prompt's tokens, with so many rivals
+    constraint: Constraint | None = None  # of each sample's whole output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class SampleTokens:
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...] = ()
     finish_reason: FinishReason | None = None  # with the sample's last tokens
+    prompt_logprobs: tuple[Logprob, ...] = ()  # once, with the first sample's first tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

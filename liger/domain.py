@@ -5,7 +5,7 @@ travels between controller and ranks is in `liger.schedule`.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class Lane(IntEnum):
@@ -88,8 +88,36 @@ class Sampling:
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (vocabulary id, bias), by id
+    allowed_token_ids: tuple[int, ...] = ()  # by id; empty for all
+    banned_token_ids: tuple[int, ...] = ()  # by id
     seed: int = 0
     logprobs: int | None = None  # None for none; k for the k likeliest beside the drawn one
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether what was seen before changes what is drawn."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+class ConstraintKind(StrEnum):
+    """In which language a constraint is written; the values are the fields of liger.v1.StructuredOutput."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """What must hold of a whole output (liger.v1.StructuredOutput)."""
+
+    kind: ConstraintKind
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

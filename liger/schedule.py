@@ -1,9 +1,10 @@
 """What controller and ranks say to one another, as plain values: patterns, windows, batches, and what came of them."""
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
-from liger.domain import Axis, BatchKind, EncodeOutput, Fence, Lane, Sampling, SegmentKind
+from liger.domain import Axis, BatchKind, Constraint, EncodeOutput, Fence, Lane, Sampling, SegmentKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,10 @@ class BatchOutcome:
     """What a batch gave."""
 
     batch_id: int
-    token_ids: tuple[int, ...] = ()  # one for each row that samples, in row order
-    logprobs: tuple[Logprob, ...] = ()  # of the rows that asked, in row order
+    token_ids: tuple[int, ...] = ()  # one for each row that samples, in row order, each followed by its forks
+    logprobs: tuple[Logprob, ...] = ()  # of the rows that asked, in the same order
     items: tuple[ItemResult, ...] = ()  # one for each input of an encode batch
+    prompt_logprobs: tuple[Logprob, ...] = ()  # of chunks whose rows asked, see PrefillRows.num_predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,18 @@ class WindowTimings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockAppends:
-    """KV blocks appended to sequences: row i gets `counts[i]` of `blocks`, one row's after another's."""
+    """KV blocks that sequences get before a batch; first blocks are copied, then others appended.
+
+    Row i of `rows` gets `counts[i]` of `blocks`, one row's after another's. Row i of `copy_rows`, whose last block is
+    the shared `copy_sources[i]`, gets its copy `copy_targets[i]` in its place.
+    """
 
     rows: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
     blocks: tuple[int, ...] = ()
+    copy_rows: tuple[int, ...] = ()
+    copy_sources: tuple[int, ...] = ()
+    copy_targets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +130,19 @@ class PrefillRows:
     token_ids: tuple[int, ...]  # the chunks' tokens, one after another
     samples: tuple[bool, ...]  # whether a chunk ends its prompt
     appends: BlockAppends = field(default_factory=BlockAppends)
+    fork_counts: tuple[int, ...] = ()  # rows that begin as copies of each chunk's and draw with it; empty for none
+    fork_rows: tuple[int, ...] = ()  # those rows, one chunk's after another's
+
+    def forks(self) -> tuple[tuple[int, ...], ...]:
+        """Return the rows that begin as copies of each chunk's."""
+        ends = tuple(accumulate(self.fork_counts)) or (0,) * len(self.rows)
+        starts = (0, *ends)
+        return tuple(self.fork_rows[start:end] for start, end in zip(starts, ends, strict=False))
+
+    @staticmethod
+    def num_predicted(start: int, num_tokens: int, num_prompt_tokens: int) -> int:
+        """Return how many of the prompt's tokens a chunk predicts: the one after each of its own, up to the last."""
+        return max(0, min(start + num_tokens, num_prompt_tokens - 1) - start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +188,10 @@ class SequenceStart:
     num_prompt_tokens: int
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
-    output_token_ids: tuple[int, ...] = ()  # output tokens before a replay
+    output_token_ids: tuple[int, ...] = ()  # output tokens before a replay or a preemption
+    prompt_token_ids: tuple[int, ...] = ()  # where a penalty or the prompt's likelihoods need it whole
+    prompt_logprobs: int | None = None  # see Sampling.logprobs, of the prompt's tokens
+    constraint: Constraint | None = None  # of the whole output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,10 @@ from liger.domain import (
     Lane,
     Pooling,
     PoolOutput,
-    Sampling,
     ScoreOutput,
 )
 from liger.errors import InvalidRequestError, ScheduleRefusedError
+from liger.rpc.sampling import to_constraint, to_sampling
 from liger.rpc.values import from_fence, from_logprob
 from liger.schedule import (
     BatchOutcome,
@@ -153,24 +153,18 @@ def to_window(message: worker_pb2.Schedule) -> Window:
 
 
 def _to_sequence_start(message: worker_pb2.SequenceStart) -> SequenceStart:
-    if message.HasField("structured_output"):
-        raise ValueError("structured output is not served yet")
-    sampling = message.sampling
+    constrained = message.HasField("structured_output")
     return SequenceStart(
         row=message.row,
-        sampling=Sampling(
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-            logprobs=message.logprobs if message.HasField("logprobs") else None,
-        ),
+        sampling=to_sampling(message.sampling, message.logprobs if message.HasField("logprobs") else None),
         sample=message.sample,
         num_prompt_tokens=message.num_prompt_tokens,
         min_tokens=message.min_tokens,
         stop_token_ids=tuple(message.stop_token_ids),
         output_token_ids=tuple(message.output_token_ids),
+        prompt_token_ids=tuple(message.prompt_token_ids),
+        prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        constraint=to_constraint(message.structured_output) if constrained else None,
     )
 
 
@@ -201,6 +195,8 @@ def _to_rows(message: worker_pb2.BatchStart) -> BatchRows:
 def _to_prefill(message: worker_pb2.PrefillRows) -> PrefillRows:
     _check_columns(len(message.rows), message.num_tokens, message.starts, message.samples)
     _check_total(message.num_tokens, len(message.token_ids))
+    if len(message.fork_counts) not in {0, len(message.rows)} or sum(message.fork_counts) != len(message.fork_rows):
+        raise ValueError("forks do not fit their chunks")
     return PrefillRows(
         rows=tuple(message.rows),
         num_tokens=tuple(message.num_tokens),
@@ -208,13 +204,24 @@ def _to_prefill(message: worker_pb2.PrefillRows) -> PrefillRows:
         token_ids=tuple(message.token_ids),
         samples=tuple(message.samples),
         appends=_to_appends(message.appends),
+        fork_counts=tuple(message.fork_counts),
+        fork_rows=tuple(message.fork_rows),
     )
 
 
 def _to_appends(message: worker_pb2.BlockAppends) -> BlockAppends:
     if len(message.rows) != len(message.counts) or sum(message.counts) != len(message.blocks):
         raise ValueError("appended blocks do not fit their rows")
-    return BlockAppends(rows=tuple(message.rows), counts=tuple(message.counts), blocks=tuple(message.blocks))
+    if not len(message.copy_rows) == len(message.copy_sources) == len(message.copy_targets):
+        raise ValueError("copied blocks do not fit their rows")
+    return BlockAppends(
+        rows=tuple(message.rows),
+        counts=tuple(message.counts),
+        blocks=tuple(message.blocks),
+        copy_rows=tuple(message.copy_rows),
+        copy_sources=tuple(message.copy_sources),
+        copy_targets=tuple(message.copy_targets),
+    )
 
 
 def _to_encode(message: worker_pb2.EncodeRows) -> EncodeRows:
@@ -288,4 +295,5 @@ def _from_batch(batch: BatchOutcome) -> worker_pb2.BatchResult:
         items=[
             worker_pb2.ItemOutput(values=item.values, logprobs=map(from_logprob, item.logprobs)) for item in batch.items
         ],
+        prompt_logprobs=map(from_logprob, batch.prompt_logprobs),
     )

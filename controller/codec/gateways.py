@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 from controller.core.events import Event, OutputMade, RequestAccount, RequestBroken, RequestEnded, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
-from liger.domain import ClassifyOutput, EncodeOutput, Fence, Pooling, PoolOutput, Sampling, ScoreOutput, Task
+from liger.domain import ClassifyOutput, EncodeOutput, Fence, Pooling, PoolOutput, ScoreOutput, Task
 from liger.errors import InvalidRequestError, NotServedError
+from liger.rpc.sampling import MAX_LOGPROBS, to_constraint, to_sampling
 from liger.rpc.status import to_message
 from liger.rpc.values import from_logprob
 from liger.v1 import controller_pb2, types_pb2
 
 MAX_SAMPLES = 64
-MAX_LOGPROBS = 20
-LEAST_TEMPERATURE = 1e-5  # below it logits overflow; the likeliest token would be drawn anyway
 MAX_TIMEOUT_S = 1e7  # a third of a year; more would not fit the clock's nanoseconds for long
 
 _OUTPUTS = {
@@ -78,14 +77,10 @@ def _generate(work: controller_pb2.GenerateWork) -> GenerateWork:
         raise InvalidRequestError("the prompt has no tokens", field="generate.prompt_token_ids")
     if not 1 <= work.num_samples <= MAX_SAMPLES or work.max_tokens < 1:
         raise InvalidRequestError(f"num_samples must be 1 to {MAX_SAMPLES} and max_tokens at least 1", field="generate")
-    later = {
-        "prompt_logprobs": work.HasField("prompt_logprobs"),
-        "structured_output": work.HasField("structured_output"),
-        "delivered": len(work.delivered) > 0,
-    }
-    for name, is_set in later.items():
-        if is_set:
-            raise NotServedError(f"{name} is not served yet; leave it unset", field=f"generate.{name}")
+    if work.delivered:
+        raise NotServedError("delivered is not served yet; leave it unset", field="generate.delivered")
+    if work.prompt_logprobs > MAX_LOGPROBS:
+        raise InvalidRequestError("prompt_logprobs is out of its range", field="generate.prompt_logprobs")
     logprobs = work.logprobs if work.HasField("logprobs") else None
     sampling = to_sampling(work.sampling, logprobs)
     return GenerateWork(
@@ -94,32 +89,8 @@ def _generate(work: controller_pb2.GenerateWork) -> GenerateWork:
         max_tokens=work.max_tokens,
         min_tokens=work.min_tokens,
         stop_token_ids=frozenset(work.stop_token_ids),
-    )
-
-
-def to_sampling(message: types_pb2.SamplingParameters, logprobs: int | None) -> Sampling:
-    """Return how tokens are drawn, with unset fields filled in.
-
-    Raises:
-        InvalidRequestError: A value is out of its range.
-    """
-    top_p = message.top_p if message.HasField("top_p") else 1.0
-    in_range = {
-        "temperature": 0 <= message.temperature <= 100,
-        "top_p": 0 < top_p <= 1,
-        "min_p": 0 <= message.min_p <= 1,
-        "logprobs": logprobs is None or logprobs <= MAX_LOGPROBS,
-    }
-    for name, holds in in_range.items():  # NaN is in no range
-        if not holds:
-            raise InvalidRequestError(f"{name} is out of its range", field=f"generate.sampling.{name}")
-    return Sampling(
-        temperature=message.temperature if message.temperature >= LEAST_TEMPERATURE else 0.0,
-        top_k=message.top_k,
-        top_p=top_p,
-        min_p=message.min_p,
-        seed=message.seed,
-        logprobs=logprobs,
+        prompt_logprobs=work.prompt_logprobs if work.HasField("prompt_logprobs") else None,
+        constraint=to_constraint(work.structured_output) if work.HasField("structured_output") else None,
     )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from controller.core.plan import Forwards
 from liger.domain import BatchKind, EncodeOutput, Fence, Lane, PoolOutput, ScoreOutput, SegmentKind
 from liger.errors import GroupFailedError
-from liger.rpc.values import from_fence, from_sampling, to_logprob
+from liger.rpc.sampling import from_constraint, from_sampling
+from liger.rpc.values import from_fence, to_logprob
 from liger.schedule import (
     BatchOutcome,
     BatchStart,
@@ -78,6 +79,9 @@ def _from_sequence_start(start: SequenceStart) -> worker_pb2.SequenceStart:
         stop_token_ids=start.stop_token_ids,
         logprobs=start.sampling.logprobs,
         output_token_ids=start.output_token_ids,
+        prompt_token_ids=start.prompt_token_ids,
+        prompt_logprobs=start.prompt_logprobs,
+        structured_output=from_constraint(start.constraint),
     )
 
 
@@ -106,11 +110,20 @@ def _from_prefill(rows: PrefillRows) -> worker_pb2.PrefillRows:
         token_ids=rows.token_ids,
         samples=rows.samples,
         appends=_from_appends(rows.appends),
+        fork_counts=rows.fork_counts,
+        fork_rows=rows.fork_rows,
     )
 
 
 def _from_appends(appends: BlockAppends) -> worker_pb2.BlockAppends:
-    return worker_pb2.BlockAppends(rows=appends.rows, counts=appends.counts, blocks=appends.blocks)
+    return worker_pb2.BlockAppends(
+        rows=appends.rows,
+        counts=appends.counts,
+        blocks=appends.blocks,
+        copy_rows=appends.copy_rows,
+        copy_sources=appends.copy_sources,
+        copy_targets=appends.copy_targets,
+    )
 
 
 def _from_encode(rows: EncodeRows) -> worker_pb2.EncodeRows:
@@ -193,4 +206,5 @@ def _to_batch(message: worker_pb2.BatchResult) -> BatchOutcome:
             ItemResult(values=tuple(item.values), logprobs=tuple(to_logprob(logprob) for logprob in item.logprobs))
             for item in message.items
         ),
+        prompt_logprobs=tuple(map(to_logprob, message.prompt_logprobs)),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from liger.domain import EncodeOutput, Sampling, Task
+from liger.domain import Constraint, EncodeOutput, Sampling, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,8 @@ class GenerateWork:
     max_tokens: int  # for each sample, at least 1
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
+    prompt_logprobs: int | None = None  # likelihoods of the prompt's tokens, with so many rivals; None for none
+    constraint: Constraint | None = None  # of each sample's whole output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

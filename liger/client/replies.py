@@ -108,6 +108,7 @@ def _account(message: pb.InferResponse | pb.GenerateSummary) -> dict[str, Any]:
             compute_ns=timings.compute_ns,
             exposed_communication_ns=timings.exposed_communication_ns,
             depth=timings.depth,
+            saved_prefill_ns=timings.saved_prefill_ns,
         ),
         "placement": results.Placement(
             group=placement.group, epoch=placement.epoch, worker_ids=tuple(placement.worker_ids)

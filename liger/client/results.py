@@ -26,6 +26,7 @@ class Timings:
     compute_ns: int  # of the slowest rank: a segment computed
     exposed_communication_ns: int  # of the slowest rank: communication that no compute covered
     depth: int  # largest number of batches in flight meanwhile
+    saved_prefill_ns: int = 0  # that the prefix cache saved, as predicted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Small values that every codec writes or reads in the same way."""
 
-from liger.domain import Fence, Sampling
+from liger.domain import Fence
 from liger.schedule import Logprob
 from liger.v1 import types_pb2
 
@@ -8,17 +8,6 @@ from liger.v1 import types_pb2
 def from_fence(fence: Fence) -> types_pb2.Fence:
     """Return a fence as a message."""
     return types_pb2.Fence(leader_term=fence.leader_term, group=fence.group, epoch=fence.epoch)
-
-
-def from_sampling(sampling: Sampling) -> types_pb2.SamplingParameters:
-    """Return how tokens are drawn as a message."""
-    return types_pb2.SamplingParameters(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
-    )
 
 
 def from_logprob(logprob: Logprob) -> types_pb2.TokenLogprob:

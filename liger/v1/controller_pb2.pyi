@@ -467,6 +467,7 @@ class ConnectResponse(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___GatewayWelcome:
         """Once, first."""
@@ -491,6 +492,10 @@ class ConnectResponse(_message.Message):
     def failed(self) -> Global___RequestFailed:
         """A request failed. Last event of a request."""
 
+    @_builtins.property
+    def step(self) -> Global___StepTokens:
+        """More tokens of many samples: what one window gave."""
+
     def __init__(
         self,
         *,
@@ -500,16 +505,41 @@ class ConnectResponse(_message.Message):
         output: Global___EncodeOutput | None = ...,
         finished: Global___RequestFinished | None = ...,
         failed: Global___RequestFailed | None = ...,
+        step: Global___StepTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "failed", b"failed", "finished", b"finished", "message", b"message", "output", b"output", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "failed", b"failed", "finished", b"finished", "message", b"message", "output", b"output", "step", b"step", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "failed", b"failed", "finished", b"finished", "message", b"message", "output", b"output", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "failed", b"failed", "finished", b"finished", "message", b"message", "output", b"output", "step", b"step", "tokens", b"tokens", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "catalogue", "tokens", "output", "finished", "failed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "catalogue", "tokens", "output", "finished", "failed", "step"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
+
+@_typing.final
+class StepTokens(_message.Message):
+    """What one window gave, in one message: requests are many, and each message costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleTokens]:
+        """At most one for each sample. Owner: controller."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___SampleTokens] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTokens: _TypeAlias = StepTokens  # noqa: Y015
 
 @_typing.final
 class GatewayWelcome(_message.Message):
@@ -878,6 +908,14 @@ class GroupStatus(_message.Message):
     NUM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     PREDICTION_ERROR_FIELD_NUMBER: _builtins.int
     HIDDEN_SHARE_FIELD_NUMBER: _builtins.int
+    NUM_CACHED_BLOCKS_FIELD_NUMBER: _builtins.int
+    PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_TOKENS_FIELD_NUMBER: _builtins.int
+    WINDOW_MIXES_FIELD_NUMBER: _builtins.int
+    DECODE_CHOICE_FIELD_NUMBER: _builtins.int
+    TASK_SHARES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Owner: worker configuration."""
     model: _builtins.str
@@ -916,9 +954,31 @@ class GroupStatus(_message.Message):
     """
     hidden_share: _builtins.float
     """Share of the last windows' communication that compute covered, 0 to 1; unset if there was none. Owner: ranks."""
+    num_cached_blocks: _builtins.int
+    """KV blocks that no sequence holds, kept for prompts that begin alike; not among the used ones. Owner: block manager."""
+    prefix_query_tokens: _builtins.int
+    """Prompt tokens looked up in the prefix cache in this epoch. Owner: block manager."""
+    prefix_hit_tokens: _builtins.int
+    """Those of them that were found, and not computed again. Owner: block manager."""
+    num_preemptions: _builtins.int
+    """Sequences that gave their blocks back in this epoch, to be computed again later. Owner: batch manager."""
+    num_waiting_tokens: _builtins.int
+    """Tokens of prompts and inputs that wait. Owner: batch manager."""
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankStatus]:
         """The ranks, in order; those registered so far while waiting."""
+
+    @_builtins.property
+    def window_mixes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowMix]:
+        """What the last windows were made of, most frequent first. Owner: planner."""
+
+    @_builtins.property
+    def decode_choice(self) -> Global___DecodeChoice:
+        """Whether running sequences decode in one batch or in several, and why; unset while none decode. Owner: cost model."""
+
+    @_builtins.property
+    def task_shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskShare]:
+        """How the tasks share the ranks, those with work in this epoch. Owner: batch manager."""
 
     def __init__(
         self,
@@ -942,10 +1002,18 @@ class GroupStatus(_message.Message):
         num_in_flight: _builtins.int = ...,
         prediction_error: _builtins.float | None = ...,
         hidden_share: _builtins.float | None = ...,
+        num_cached_blocks: _builtins.int = ...,
+        prefix_query_tokens: _builtins.int = ...,
+        prefix_hit_tokens: _builtins.int = ...,
+        num_preemptions: _builtins.int = ...,
+        num_waiting_tokens: _builtins.int = ...,
+        window_mixes: _abc.Iterable[Global___WindowMix] | None = ...,
+        decode_choice: Global___DecodeChoice | None = ...,
+        task_shares: _abc.Iterable[Global___TaskShare] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share", "_prediction_error", b"_prediction_error", "hidden_share", b"hidden_share", "prediction_error", b"prediction_error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share", "_prediction_error", b"_prediction_error", "decode_choice", b"decode_choice", "hidden_share", b"hidden_share", "prediction_error", b"prediction_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share", "_prediction_error", b"_prediction_error", "block_size", b"block_size", "depth", b"depth", "detail", b"detail", "epoch", b"epoch", "hidden_share", b"hidden_share", "model", b"model", "name", b"name", "num_blocks", b"num_blocks", "num_in_flight", b"num_in_flight", "num_running", b"num_running", "num_used_blocks", b"num_used_blocks", "num_waiting", b"num_waiting", "num_windows", b"num_windows", "prediction_error", b"prediction_error", "progress", b"progress", "ranks", b"ranks", "state", b"state", "strategy", b"strategy", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share", "_prediction_error", b"_prediction_error", "block_size", b"block_size", "decode_choice", b"decode_choice", "depth", b"depth", "detail", b"detail", "epoch", b"epoch", "hidden_share", b"hidden_share", "model", b"model", "name", b"name", "num_blocks", b"num_blocks", "num_cached_blocks", b"num_cached_blocks", "num_in_flight", b"num_in_flight", "num_preemptions", b"num_preemptions", "num_running", b"num_running", "num_used_blocks", b"num_used_blocks", "num_waiting", b"num_waiting", "num_waiting_tokens", b"num_waiting_tokens", "num_windows", b"num_windows", "prediction_error", b"prediction_error", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "progress", b"progress", "ranks", b"ranks", "state", b"state", "strategy", b"strategy", "task_shares", b"task_shares", "window_mixes", b"window_mixes", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__hidden_share: _TypeAlias = _typing.Literal["hidden_share"]  # noqa: Y015
     _WhichOneofArgType__hidden_share: _TypeAlias = _typing.Literal["_hidden_share", b"_hidden_share"]  # noqa: Y015
@@ -957,6 +1025,98 @@ class GroupStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prediction_error) -> _WhichOneofReturnType__prediction_error | None: ...
 
 Global___GroupStatus: _TypeAlias = GroupStatus  # noqa: Y015
+
+@_typing.final
+class WindowMix(_message.Message):
+    """Batches that run side by side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    share: _builtins.float
+    """Share of the last windows, 0 to 1. Owner: planner."""
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.BatchKind.ValueType]:
+        """Their kinds, in the order of BatchKind. Owner: planner."""
+
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[_types_pb2.BatchKind.ValueType] | None = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowMix: _TypeAlias = WindowMix  # noqa: Y015
+
+@_typing.final
+class DecodeChoice(_message.Message):
+    """What the cost model says of decoding as things are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_BATCHES_FIELD_NUMBER: _builtins.int
+    MERGED_NS_FIELD_NUMBER: _builtins.int
+    SPLIT_NS_FIELD_NUMBER: _builtins.int
+    num_batches: _builtins.int
+    """Batches in which the running sequences decode. Owner: batch manager."""
+    merged_ns: _builtins.int
+    """Predicted time of a step of all sequences in one batch, in nanoseconds; 0 without predictions. Owner: cost model."""
+    split_ns: _builtins.int
+    """The same for two interleaved halves. Owner: cost model."""
+    def __init__(
+        self,
+        *,
+        num_batches: _builtins.int = ...,
+        merged_ns: _builtins.int = ...,
+        split_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merged_ns", b"merged_ns", "num_batches", b"num_batches", "split_ns", b"split_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecodeChoice: _TypeAlias = DecodeChoice  # noqa: Y015
+
+@_typing.final
+class TaskShare(_message.Message):
+    """One task's part of the ranks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    task: _types_pb2.Task.ValueType
+    """Which task. Owner: client."""
+    weight: _builtins.float
+    """Its weight. Owner: controller configuration."""
+    share: _builtins.float
+    """Its share of the ranks' time so far, 0 to 1. Owner: batch manager."""
+    num_waiting: _builtins.int
+    """Sequences or inputs that wait. Owner: batch manager."""
+    def __init__(
+        self,
+        *,
+        task: _types_pb2.Task.ValueType = ...,
+        weight: _builtins.float = ...,
+        share: _builtins.float = ...,
+        num_waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_waiting", b"num_waiting", "share", b"share", "task", b"task", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskShare: _TypeAlias = TaskShare  # noqa: Y015
 
 @_typing.final
 class RankStatus(_message.Message):

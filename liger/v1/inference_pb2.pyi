@@ -185,7 +185,9 @@ class ClassifyTask(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Labels for a model without a classification head, compared by likelihood. Owner: client."""
+        """Labels for a model without a classification head, compared by likelihood as what follows the input; at least two,
+        none empty. Owner: client.
+        """
 
     def __init__(
         self,
@@ -918,6 +920,7 @@ class GenerateFinished(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which sample, from 0. Owner: gateway."""
     reason: _types_pb2.FinishReason.ValueType
@@ -926,6 +929,8 @@ class GenerateFinished(_message.Message):
     """The stop string or token that ended it, empty if none did. Owner: gateway."""
     num_tokens: _builtins.int
     """Tokens of this sample. Owner: gateway."""
+    logprob: _builtins.float
+    """Sum of the log-probabilities of its tokens, natural logarithm; set where best_of ranked samples. Owner: gateway."""
     def __init__(
         self,
         *,
@@ -933,12 +938,15 @@ class GenerateFinished(_message.Message):
         reason: _types_pb2.FinishReason.ValueType = ...,
         stop: _builtins.str = ...,
         num_tokens: _builtins.int = ...,
+        logprob: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "num_tokens", b"num_tokens", "reason", b"reason", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "index", b"index", "logprob", b"logprob", "num_tokens", b"num_tokens", "reason", b"reason", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__logprob: _TypeAlias = _typing.Literal["logprob"]  # noqa: Y015
+    _WhichOneofArgType__logprob: _TypeAlias = _typing.Literal["_logprob", b"_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
 
 Global___GenerateFinished: _TypeAlias = GenerateFinished  # noqa: Y015
 

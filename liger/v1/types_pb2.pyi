@@ -314,7 +314,7 @@ class StructuredOutput(_message.Message):
     regex: _builtins.str
     """A regular expression for the whole output. Owner: client."""
     grammar: _builtins.str
-    """A context-free grammar in the library's EBNF. Owner: client."""
+    """A context-free grammar in llguidance's variant of Lark's syntax. Owner: client."""
     def __init__(
         self,
         *,
@@ -413,6 +413,7 @@ class Timings(_message.Message):
     COMPUTE_NS_FIELD_NUMBER: _builtins.int
     EXPOSED_COMMUNICATION_NS_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    SAVED_PREFILL_NS_FIELD_NUMBER: _builtins.int
     queue_ns: _builtins.int
     """From the controller's admission to the first segment published. Owner: controller."""
     prefill_ns: _builtins.int
@@ -427,6 +428,10 @@ class Timings(_message.Message):
     """Communication of this request's batches that no compute covered. Owner: slowest rank."""
     depth: _builtins.int
     """Largest number of batches in flight while this request ran. Owner: controller."""
+    saved_prefill_ns: _builtins.int
+    """Prefill that the prefix cache saved, as its tokens would have taken at the pace of those computed (predicted, if
+    none were). Owner: controller.
+    """
     def __init__(
         self,
         *,
@@ -437,10 +442,11 @@ class Timings(_message.Message):
         compute_ns: _builtins.int = ...,
         exposed_communication_ns: _builtins.int = ...,
         depth: _builtins.int = ...,
+        saved_prefill_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ns", b"compute_ns", "decode_ns", b"decode_ns", "depth", b"depth", "exposed_communication_ns", b"exposed_communication_ns", "prefill_ns", b"prefill_ns", "queue_ns", b"queue_ns", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_ns", b"compute_ns", "decode_ns", b"decode_ns", "depth", b"depth", "exposed_communication_ns", b"exposed_communication_ns", "prefill_ns", b"prefill_ns", "queue_ns", b"queue_ns", "saved_prefill_ns", b"saved_prefill_ns", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -554,6 +554,8 @@ class SequenceStart(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
     OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     row: _builtins.int
     """Row of the sequence table, below JoinGroupRequest.num_rows. Owner: batch manager."""
     sample: _builtins.int
@@ -564,6 +566,8 @@ class SequenceStart(_message.Message):
     """Fewest output tokens before a stop token may be drawn. Owner: client."""
     logprobs: _builtins.int
     """See GenerateRequest.logprobs. Owner: client."""
+    prompt_logprobs: _builtins.int
+    """See GenerateRequest.prompt_logprobs. Owner: client."""
     @_builtins.property
     def sampling(self) -> _types_pb2.SamplingParameters:
         """How tokens are drawn. Owner: client."""
@@ -578,7 +582,11 @@ class SequenceStart(_message.Message):
 
     @_builtins.property
     def output_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Output tokens before a replay. Owner: controller."""
+        """Output tokens before a replay or a preemption. Owner: controller."""
+
+    @_builtins.property
+    def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The prompt, where a penalty or the prompt's likelihoods need it whole. Owner: batch manager."""
 
     def __init__(
         self,
@@ -592,14 +600,21 @@ class SequenceStart(_message.Message):
         logprobs: _builtins.int | None = ...,
         structured_output: _types_pb2.StructuredOutput | None = ...,
         output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prompt_logprobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "sampling", b"sampling", "structured_output", b"structured_output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_prompt_logprobs", b"_prompt_logprobs", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "sampling", b"sampling", "structured_output", b"structured_output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "logprobs", b"logprobs", "min_tokens", b"min_tokens", "num_prompt_tokens", b"num_prompt_tokens", "output_token_ids", b"output_token_ids", "row", b"row", "sample", b"sample", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs", "_prompt_logprobs", b"_prompt_logprobs", "logprobs", b"logprobs", "min_tokens", b"min_tokens", "num_prompt_tokens", b"num_prompt_tokens", "output_token_ids", b"output_token_ids", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "row", b"row", "sample", b"sample", "sampling", b"sampling", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprobs: _TypeAlias = _typing.Literal["logprobs"]  # noqa: Y015
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_logprobs: _TypeAlias = _typing.Literal["prompt_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__prompt_logprobs: _TypeAlias = _typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_logprobs) -> _WhichOneofReturnType__prompt_logprobs | None: ...
 
 Global___SequenceStart: _TypeAlias = SequenceStart  # noqa: Y015
 
@@ -664,24 +679,41 @@ Global___BatchStart: _TypeAlias = BatchStart  # noqa: Y015
 
 @_typing.final
 class BlockAppends(_message.Message):
-    """KV blocks appended to sequences, in columns."""
+    """KV blocks that sequences get before a batch, in columns. First blocks are copied, then others appended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    COPY_ROWS_FIELD_NUMBER: _builtins.int
+    COPY_SOURCES_FIELD_NUMBER: _builtins.int
+    COPY_TARGETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows that get blocks. Owner: block manager."""
 
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many each gets. Owner: block manager."""
+        """How many each gets; some may be shared, and hold what another sequence computed. Owner: block manager."""
 
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The blocks, one row's after another's. Owner: block manager."""
+
+    @_builtins.property
+    def copy_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows whose last block is shared and would be written: it is copied, and the copy takes its place. Owner: block
+        manager.
+        """
+
+    @_builtins.property
+    def copy_sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The shared block of each, the last of its table. Owner: block manager."""
+
+    @_builtins.property
+    def copy_targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What takes its place. Owner: block manager."""
 
     def __init__(
         self,
@@ -689,10 +721,13 @@ class BlockAppends(_message.Message):
         rows: _abc.Iterable[_builtins.int] | None = ...,
         counts: _abc.Iterable[_builtins.int] | None = ...,
         blocks: _abc.Iterable[_builtins.int] | None = ...,
+        copy_rows: _abc.Iterable[_builtins.int] | None = ...,
+        copy_sources: _abc.Iterable[_builtins.int] | None = ...,
+        copy_targets: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "counts", b"counts", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "copy_rows", b"copy_rows", "copy_sources", b"copy_sources", "copy_targets", b"copy_targets", "counts", b"counts", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -708,6 +743,8 @@ class PrefillRows(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     APPENDS_FIELD_NUMBER: _builtins.int
+    FORK_COUNTS_FIELD_NUMBER: _builtins.int
+    FORK_ROWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of the sequence table. Owner: batch manager."""
@@ -732,6 +769,16 @@ class PrefillRows(_message.Message):
     def appends(self) -> Global___BlockAppends:
         """Blocks appended before. Owner: block manager."""
 
+    @_builtins.property
+    def fork_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Further samples of each chunk's prompt: rows that begin with this batch, take the chunk's blocks as they are and
+        draw from its last token too. Empty for none at all. Owner: batch manager.
+        """
+
+    @_builtins.property
+    def fork_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those rows, one chunk's after another's. Owner: batch manager."""
+
     def __init__(
         self,
         *,
@@ -741,10 +788,12 @@ class PrefillRows(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         samples: _abc.Iterable[_builtins.bool] | None = ...,
         appends: Global___BlockAppends | None = ...,
+        fork_counts: _abc.Iterable[_builtins.int] | None = ...,
+        fork_rows: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["appends", b"appends"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appends", b"appends", "num_tokens", b"num_tokens", "rows", b"rows", "samples", b"samples", "starts", b"starts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appends", b"appends", "fork_counts", b"fork_counts", "fork_rows", b"fork_rows", "num_tokens", b"num_tokens", "rows", b"rows", "samples", b"samples", "starts", b"starts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1127,11 +1176,14 @@ class BatchResult(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """Which batch. Owner: batch manager."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids drawn: a decode batch's rows in order, a prefill batch's rows that sample. Owner: worker."""
+        """Ids drawn: a decode batch's rows in order, a prefill batch's rows that sample, each followed by its forks.
+        Owner: worker.
+        """
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenLogprob]:
@@ -1141,6 +1193,12 @@ class BatchResult(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemOutput]:
         """An encode batch's outputs, one an input. Owner: worker."""
 
+    @_builtins.property
+    def prompt_logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenLogprob]:
+        """Likelihoods of the prompt's tokens that each chunk predicts (the one after each of its tokens, up to the prompt's
+        last), of rows that asked for them, one chunk's after another's. Owner: worker.
+        """
+
     def __init__(
         self,
         *,
@@ -1148,10 +1206,11 @@ class BatchResult(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[_types_pb2.TokenLogprob] | None = ...,
         items: _abc.Iterable[Global___ItemOutput] | None = ...,
+        prompt_logprobs: _abc.Iterable[_types_pb2.TokenLogprob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "items", b"items", "logprobs", b"logprobs", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "items", b"items", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -84,7 +84,7 @@ async def test_a_registration_that_breaks_its_contract_is_refused(stack, broken)
         ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 0}, "INVALID_REQUEST"),
         ({"prompt_token_ids": [5000], "num_samples": 1, "max_tokens": 1}, "INVALID_REQUEST"),
         ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 90}, "INPUT_TOO_LONG"),
-        ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "prompt_logprobs": 1}, "NOT_SERVED"),
+        ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "prompt_logprobs": 21}, "INVALID_REQUEST"),
         ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "logprobs": 21}, "INVALID_REQUEST"),
         *(
             ({"prompt_token_ids": [1], "num_samples": 1, "max_tokens": 1, "sampling": sampling}, "INVALID_REQUEST")
