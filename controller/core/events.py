@@ -17,6 +17,7 @@ class TokensMade:
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...] = ()
     finish_reason: FinishReason | None = None
+    prompt_logprobs: tuple[Logprob, ...] = ()  # of the request's prompt, once, where asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class RequestAccount:
     compute_ns: int
     exposed_ns: int
     depth: int
+    num_cached_tokens: int = 0  # prompt tokens found in the prefix cache
+    saved_prefill_ns: int = 0  # what computing them would have taken, as predicted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
