@@ -15,6 +15,7 @@ from tests.support.fake_controller import LENGTH, STOP, Conversation
 from tests.unit.gateway import folders
 from tests.unit.gateway.conftest import Gateway
 
+NEUTRAL = {"typical_p": 1.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 EOS = folders.byte_level().token_to_id("<|im_end|>")
 
 
@@ -69,7 +70,14 @@ async def test_the_controller_gets_the_request_as_the_contract_says(gateway: Gat
         trace_context={"traceparent": "00-aa-bb-01", "tracestate": "x=1", "baggage": "k=v"},
         generate=controller_pb2.GenerateWork(
             prompt_token_ids=[5, 6],
-            sampling=types_pb2.SamplingParameters(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, seed=2**64 - 1),
+            sampling=types_pb2.SamplingParameters(
+                temperature=0.5,
+                top_k=7,
+                top_p=0.9,
+                min_p=0.1,
+                seed=2**64 - 1,
+                **NEUTRAL,
+            ),
             num_samples=2,
             max_tokens=9,
             min_tokens=2,
