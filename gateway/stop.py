@@ -1,19 +1,87 @@
 """Stop strings in a stream of text: found across any borders, no part of one given out too early.
 
 A match is where, reading character by character, a stop string is first complete; of several that end there, the
-longest counts. So the answer does not depend on how the text was cut into pieces.
+longest counts. So the answer does not depend on how the text was cut into pieces. All strings are followed at once by
+an automaton (Aho and Corasick 1975), so that a character costs the same for one string and for many, whatever they are.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+
+_START: Final = 0
 
 
 class StopStrings:
-    """Stop strings, prepared once for all samples of a request."""
+    """Stop strings, prepared once for all samples of a request. A state is the longest beginning of one seen last.
+
+    States are numbered as they are added, so that along a string each mostly follows the one before: that, and arrays,
+    keep 64 strings of 1,024 characters near a megabyte.
+    """
 
     def __init__(self, strings: Sequence[str]) -> None:
-        self.strings = tuple(strings)
-        self.borders = tuple(_borders(string) for string in strings)
+        self.is_empty = not strings
+        self.depths = array("I", [0])  # by state: its length in characters
+        self.found = [""]  # by state: the longest stop string that ends it, empty if none
+        self._shorter = array("I", [_START])  # by state: the longest other state that it ends with
+        self._parents = array("I", [_START])  # by state: the state that is one character shorter
+        self._characters = array("I", [0])  # by state: its last character
+        self._goes_on = bytearray(1)  # by state: whether the next number is one of its children
+        self._branches: dict[tuple[int, int], int] = {}  # the other children, by parent and character
+        for string in strings:
+            self._add(string)
+        self._branching = {parent for parent, _ in self._branches}
+        self._link()
+
+    def advance(self, state: int, character: str) -> int:
+        """Return the state after one more character."""
+        return self._advance(state, ord(character))
+
+    def unfinished(self, state: int) -> int:
+        """Return the longest end of a state that one more character may still lengthen."""
+        while state != _START and not self._goes_on[state] and state not in self._branching:
+            state = self._shorter[state]
+        return state
+
+    def _child(self, state: int, character: int) -> int | None:
+        if self._goes_on[state] and self._characters[state + 1] == character:
+            return state + 1
+        return self._branches.get((state, character))
+
+    def _advance(self, state: int, character: int) -> int:
+        while (child := self._child(state, character)) is None and state != _START:
+            state = self._shorter[state]
+        return _START if child is None else child
+
+    def _add(self, string: str) -> None:
+        state = _START
+        for character in map(ord, string):
+            child = self._child(state, character)
+            state = self._grow(state, character) if child is None else child
+        self.found[state] = string
+
+    def _grow(self, parent: int, character: int) -> int:
+        """Return a new state, one character longer than `parent`."""
+        state = len(self.found)
+        if state == parent + 1:
+            self._goes_on[parent] = True
+        else:
+            self._branches[parent, character] = state
+        self.depths.append(self.depths[parent] + 1)
+        self.found.append("")
+        self._shorter.append(_START)
+        self._parents.append(parent)
+        self._characters.append(character)
+        self._goes_on.append(False)
+        return state
+
+    def _link(self) -> None:
+        """Fill `_shorter` and `found`, shorter states first."""
+        for state in sorted(range(1, len(self.found)), key=self.depths.__getitem__):
+            if (parent := self._parents[state]) != _START:
+                self._shorter[state] = self._advance(self._shorter[parent], self._characters[state])
+            self.found[state] = self.found[state] or self.found[self._shorter[state]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +103,7 @@ class StopScanner:
     def __init__(self, stops: StopStrings, *, include_stop: bool) -> None:
         self._stops = stops
         self._include_stop = include_stop
-        self._matched = [0] * len(stops.strings)  # characters of each string that the text so far ends with
+        self._state = _START
         self._held = ""
 
     def scan(self, text: str, *, may_stop: bool = True) -> Scan:
@@ -45,15 +113,17 @@ class StopScanner:
             text: What follows the text so far.
             may_stop: Whether a string that is completed in this text counts.
         """
-        if not self._stops.strings:
+        if self._stops.is_empty:
             return Scan(text)
         unsent = self._held + text
         for place, character in enumerate(text, start=len(self._held) + 1):
-            found = self._advance(character)
+            self._state = self._stops.advance(self._state, character)
+            found = self._stops.found[self._state]
             if found and may_stop:
                 self._held = ""
                 return Scan(unsent[: place if self._include_stop else place - len(found)], found)
-        keep = len(unsent) - max(self._matched)
+        self._state = self._stops.unfinished(self._state)
+        keep = len(unsent) - self._stops.depths[self._state]
         self._held = unsent[keep:]
         return Scan(unsent[:keep])
 
@@ -61,28 +131,3 @@ class StopScanner:
         """Return what was held back, at the sample's end."""
         held, self._held = self._held, ""
         return held
-
-    def _advance(self, character: str) -> str:
-        """Follow every string by one character; return the longest that is now complete, or nothing."""
-        found = ""
-        for index, string in enumerate(self._stops.strings):
-            borders, matched = self._stops.borders[index], self._matched[index]
-            while matched and string[matched] != character:
-                matched = borders[matched]
-            matched += string[matched] == character
-            if matched == len(string):
-                found = max(found, string, key=len)
-                matched = borders[matched]
-            self._matched[index] = matched
-        return found
-
-
-def _borders(string: str) -> tuple[int, ...]:
-    """Return for each n the longest proper prefix of string[:n] that also ends it (Knuth, Morris and Pratt 1977)."""
-    borders = [0, 0]
-    for place in range(1, len(string)):
-        border = borders[place]
-        while border and string[border] != string[place]:
-            border = borders[border]
-        borders.append(border + (string[border] == string[place]))
-    return tuple(borders)

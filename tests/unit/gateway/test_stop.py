@@ -84,3 +84,47 @@ def test_the_stop_string_is_given_out_only_where_asked(include_stop: bool, expec
 
 def test_of_strings_that_end_together_the_longest_counts() -> None:
     assert feed(["xabc"], ["c", "abc", "bc"], include_stop=False) == (["x"], "abc")
+
+
+def test_a_string_that_branches_off_where_another_ended_is_not_taken_for_its_continuation() -> None:
+    assert feed(["xyc"], ["ab", "xy!", "abc"], include_stop=False) == (["", "xyc"], "")
+    assert feed(["xabc"], ["xy", "abc", "ab!"], include_stop=False) == (["x"], "abc")
+
+
+class CountedStops(StopStrings):
+    """Counts how often it looks for the next character."""
+
+    num_steps = 0
+
+    def _child(self, state: int, character: int) -> int | None:
+        self.num_steps += 1
+        return super()._child(state, character)
+
+
+HOSTILE = {
+    "nearly equal": ["a" * length + "b" * (1024 - length) for length in range(1, 65)],
+    "periodic": [("a" * length + "b") * (1024 // (length + 1)) + "c" for length in range(1, 65)],
+    "one within the other": ["a" * length + "c" for length in range(1, 1024, 16)],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_strings_cost_a_bounded_number_of_steps_a_character(case: str) -> None:
+    stops = CountedStops(HOSTILE[case])
+    scanner = StopScanner(stops, include_stop=False)
+    text = ("a" * 1100 + "b") * 10 + "ab" * 5_000
+    stops.num_steps = 0
+    given_out = "".join(scanner.scan(text[place : place + 7]).text for place in range(0, len(text), 7))
+    assert stops.num_steps <= 2 * len(text)
+    assert given_out + scanner.flush() == text
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_strings_are_found_where_a_plain_search_finds_them(case: str) -> None:
+    stops = HOSTILE[case]
+    text = "a" * 3000 + "b" * 500 + stops[37] + "a" * 50
+    given_out, stop = feed([text[place : place + 11] for place in range(0, len(text), 11)], stops, include_stop=False)
+    ends = {text.find(string) + len(string): string for string in sorted(stops, key=len) if string in text}
+    first = min(ends)
+    assert stop == ends[first]
+    assert "".join(given_out) == text[: first - len(stop)]
