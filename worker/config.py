@@ -8,6 +8,7 @@ from liger.errors import ConfigError
 DEVICES = ("cpu",)
 DTYPES = ("float32", "bfloat16")
 COMMUNICATORS = ("gloo", "null")
+MAX_KV_FRACTION = 0.95  # of the free memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,10 @@ class WorkerConfig:
     """Number format of weights and activations: float32 or bfloat16."""
     threads: int = 0
     """Compute threads; 0 takes all cores."""
-    kv_cache_gib: float = 1.0
-    """Memory for keys and values of running sequences, in GiB."""
+    kv_memory_fraction: float = 0.1
+    """Share of the memory that is free once weights are loaded, for keys and values; ranks may share a machine."""
+    kv_cache_gib: float = 0.0
+    """Memory for keys and values of running sequences, in GiB; 0 takes --kv-memory-fraction of what is free."""
     block_size: int = 16
     """Tokens a KV block holds."""
     rendezvous_limit_s: float = 120.0
@@ -83,11 +86,18 @@ class WorkerConfig:
             raise ConfigError("--tp-size, --pp-size and --block-size must be at least 1, --threads at least 0")
         if self.rank is not None and not 0 <= self.rank < self.tp_size * self.pp_size:
             raise ConfigError(f"--rank must be 0 to {self.tp_size * self.pp_size - 1}, not {self.rank}")
-        for name in ("kv_cache_gib", "rendezvous_limit_s", "exchange_limit_s", "profile_limit_s", "drain_limit_s"):
+        self._check_memory()
+        for name in ("rendezvous_limit_s", "exchange_limit_s", "profile_limit_s", "drain_limit_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a positive number")
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"--log-level takes DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}")
+
+    def _check_memory(self) -> None:
+        if not 0 < self.kv_memory_fraction <= MAX_KV_FRACTION:
+            raise ConfigError(f"--kv-memory-fraction must be above 0 and at most {MAX_KV_FRACTION}")
+        if not 0 <= self.kv_cache_gib < float("inf"):
+            raise ConfigError("--kv-cache-gib must be a number of GiB, or 0 for a share of the free memory")
 
     @property
     def name(self) -> str:

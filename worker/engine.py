@@ -1,5 +1,6 @@
 """What a rank holds: weights for its life, and for an epoch its communicator, keys and values, and executor."""
 
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from worker.config import WorkerConfig
 from worker.executor import Executor
 from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache, bytes_per_block
+from worker.memory import GIB, KvNeeds, blocks_of_share, blocks_of_size, free_bytes
 from worker.profiler.identity import hardware_name
 from worker.profiler.profiler import Profiler
 from worker.profiler.store import ProfileStore
@@ -34,6 +36,7 @@ from worker.shards.partition import split
 from worker.shards.shard import Shard
 from worker.shards.spec import ModelSpec
 
+_LOG: Final = logging.getLogger(__name__)
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -79,7 +82,7 @@ class Engine:
         shard = self._load(plan, progress)
         progress("waiting for the other ranks", 1.0)
         self._connections = connections = self._connect(plan)
-        cache = self._allocate(shard) if BatchKind.DECODE in segments else None
+        cache = self._allocate(plan, shard) if BatchKind.DECODE in segments else None
         self._executor = self._build_executor(plan, segments, shard, cache, connections)
         self._subject = make_subject(
             self._config, self.card, plan, shard=shard, communicator=connections.stage, cache=cache, dtype=self._dtype
@@ -176,14 +179,15 @@ class Engine:
         connector = Connector(plan, store, host=config.exchange_address, limit_s=config.exchange_limit_s)
         return connector.connect(is_null=config.communicator == "null")
 
-    def _allocate(self, shard: Shard) -> KvCache:
+    def _allocate(self, plan: JoinPlan, shard: Shard) -> KvCache:
         size = self._config.block_size
         block_bytes = bytes_per_block(
             self._spec, shard.num_kv_heads, self._dtype, block_size=size, num_layers=len(shard.layers)
         )
-        num_blocks = int(self._config.kv_cache_gib * 2**30 / block_bytes)
-        if num_blocks == 0:
-            raise ConfigError(f"--kv-cache-gib {self._config.kv_cache_gib} holds no block of {block_bytes} bytes")
+        needs = KvNeeds(
+            block_bytes=block_bytes, block_size=size, max_length=self._spec.max_length, num_rows=plan.num_rows
+        )
+        num_blocks = self._choose_num_blocks(needs, plan.world_size)
         try:
             return KvCache.allocate(
                 layers=shard.layers,
@@ -194,8 +198,28 @@ class Engine:
                 dtype=self._dtype,
             )
         except RuntimeError as error:  # how torch tells that memory is short
-            gib = self._config.kv_cache_gib
-            raise ConfigError(f"a KV cache of {gib:g} GiB does not fit this machine; lower --kv-cache-gib") from error
+            gib = num_blocks * block_bytes / GIB
+            raise ConfigError(
+                f"a KV cache of {gib:.2f} GiB does not fit this machine; lower --kv-cache-gib or --kv-memory-fraction"
+            ) from error
+
+    def _choose_num_blocks(self, needs: KvNeeds, num_ranks: int) -> int:
+        gib, fraction = self._config.kv_cache_gib, self._config.kv_memory_fraction
+        free = free_bytes()
+        if gib:
+            num_blocks = blocks_of_size(needs, gib)
+        else:
+            num_blocks = blocks_of_share(needs, free=free, fraction=fraction, num_ranks=num_ranks)
+        _LOG.info(
+            "KV cache of %d blocks of %d tokens, %.2f GiB (%s), of %.2f GiB free; the longest sequence takes %d blocks",
+            num_blocks,
+            needs.block_size,
+            num_blocks * needs.block_bytes / GIB,
+            f"--kv-cache-gib {gib:g}" if gib else f"--kv-memory-fraction {fraction:g}",
+            free / GIB,
+            needs.blocks_of_longest,
+        )
+        return num_blocks
 
     def _vocabulary(self, tp_size: int) -> list[range]:
         return [split(self._spec.vocab_size, tp_size, rank) for rank in range(tp_size)]

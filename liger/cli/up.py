@@ -46,12 +46,18 @@ def up(
     ] = None,
     dtype: Annotated[str, typer.Option(help="Number format of weights and activations.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Threads of each worker; default: the cores, shared.")] = None,
-    kv_cache_gib: Annotated[float | None, typer.Option(help="Memory of each worker's KV cache, in GiB.")] = None,
+    kv_memory_fraction: Annotated[
+        float | None, typer.Option(help="Share of the free memory that each worker's KV cache takes; default: 0.1.")
+    ] = None,
+    kv_cache_gib: Annotated[
+        float | None, typer.Option(help="Memory of each worker's KV cache, in GiB, in place of a share.")
+    ] = None,
 ) -> None:
     """Serve models on this machine until Ctrl-C, which drains; a second one stops at once."""
     sizes = _paired("--workers", workers, model)
     numbers = _paired("--copies", copies, model)
-    options = {"dtype": dtype} | ({} if kv_cache_gib is None else {"kv-cache-gib": f"{kv_cache_gib:g}"})
+    memory = {"kv-memory-fraction": kv_memory_fraction, "kv-cache-gib": kv_cache_gib}
+    options = {"dtype": dtype} | {name: f"{value:g}" for name, value in memory.items() if value is not None}
     groups = [
         _group(name, size, _stages(strategy, stages, size), number, options)
         for name, size, number in zip(model, sizes, numbers, strict=True)

@@ -13,6 +13,12 @@ from worker.config import WorkerConfig
         ({"tp_size": 2, "pp_size": 2, "rank": 4}, "--rank must be 0 to 3"),
         ({"communicator": "nccl"}, "--communicator takes gloo or null"),
         ({"exchange_limit_s": 0.0}, "--exchange-limit-s"),
+        ({"kv_memory_fraction": 0.0}, "--kv-memory-fraction"),
+        ({"kv_memory_fraction": 0.96}, "--kv-memory-fraction"),
+        ({"kv_memory_fraction": float("nan")}, "--kv-memory-fraction"),
+        ({"kv_cache_gib": -1.0}, "--kv-cache-gib"),
+        ({"kv_cache_gib": float("inf")}, "--kv-cache-gib"),
+        ({"kv_cache_gib": float("nan")}, "--kv-cache-gib"),
     ],
 )
 def test_values_that_cannot_be_are_refused(tmp_path, settings, match):

@@ -157,3 +157,13 @@ def test_a_worker_that_dies_is_started_again_but_not_for_ever(up):
     assert "worker-tiny-0 ended (signal 9)" in process.stdout.read()
     assert process.wait(timeout=60) == 1
     assert_gone(pids)
+
+
+def test_memory_options_reach_the_workers(up):
+    process, _ = up("Ctrl-C drains", "--kv-memory-fraction", "0.25", "--kv-cache-gib", "0.5")
+    _controller, _gateway, worker = services_of(process)
+
+    flags = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+
+    assert flags[flags.index("--kv-memory-fraction") + 1] == "0.25"
+    assert flags[flags.index("--kv-cache-gib") + 1] == "0.5"
