@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from liger.views import DecodeChoice, TaskShare, WindowMix
+
 
 class GroupState(Enum):
     """Where a group is in its life."""
@@ -48,3 +50,11 @@ class GroupStatus:
     num_in_flight: int = 0  # batches
     prediction_error: float | None = None  # median relative error; None without predictions
     hidden_share: float | None = None  # of the last windows' communication; None if there was none
+    num_cached_blocks: int = 0  # held by no sequence, kept for prompts that begin alike
+    prefix_query_tokens: int = 0  # of prompts that were looked up in the prefix cache, in this epoch
+    prefix_hit_tokens: int = 0  # those of them that were found
+    num_preemptions: int = 0  # in this epoch
+    num_waiting_tokens: int = 0  # of prompts and inputs
+    window_mixes: tuple[WindowMix, ...] = ()  # most frequent first
+    decode_choice: DecodeChoice | None = None  # None while nothing decodes
+    task_shares: tuple[TaskShare, ...] = ()  # tasks with work in this epoch

@@ -1,6 +1,6 @@
 """Reads the state of a cluster from its controller, as plain values."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,11 +10,13 @@ import grpc
 import grpc.aio
 from grpc_status import rpc_status
 
+from liger.domain import BatchKind, Task
 from liger.errors import InvalidRequestError, UnavailableError
 from liger.rpc.channel import open_channel
 from liger.rpc.status import from_rpc_error
 from liger.v1 import controller_pb2 as pb
 from liger.v1.controller_pb2_grpc import ControllerServiceStub
+from liger.views import DecodeChoice, TaskShare, WindowMix
 
 if TYPE_CHECKING:
     from liger.v1.controller_pb2_grpc import ControllerServiceAsyncStub  # exists in the stubs' types alone
@@ -30,7 +32,9 @@ class GroupPhase(IntEnum):
     DRAINING = 4
 
 
-_PHASES: Final = frozenset(int(phase) for phase in GroupPhase)
+_PHASES: Final = frozenset(map(int, GroupPhase))
+_KINDS: Final = frozenset(map(int, BatchKind))
+_TASKS: Final = frozenset(map(int, Task))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,14 @@ class GroupState:
     num_in_flight: int  # batches
     prediction_error: float | None  # median relative error of the last windows' durations; None without predictions
     hidden_share: float | None  # of the last windows' communication, that compute covered; None if there was none
+    num_cached_blocks: int  # held by no sequence, kept for prompts that begin alike
+    prefix_query_tokens: int  # of prompts that were looked up in the prefix cache, in this epoch
+    prefix_hit_tokens: int  # those of them that were found, and not computed again
+    num_preemptions: int  # sequences that gave their blocks back to be computed again, in this epoch
+    num_waiting_tokens: int  # of prompts and inputs
+    window_mixes: tuple[WindowMix, ...]  # most frequent first
+    decode_choice: DecodeChoice | None  # None while nothing decodes
+    task_shares: tuple[TaskShare, ...]  # tasks with work in this epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,4 +186,34 @@ def _group(group: pb.GroupStatus) -> GroupState:
         num_in_flight=group.num_in_flight,
         prediction_error=group.prediction_error if group.HasField("prediction_error") else None,
         hidden_share=group.hidden_share if group.HasField("hidden_share") else None,
+        num_cached_blocks=group.num_cached_blocks,
+        prefix_query_tokens=group.prefix_query_tokens,
+        prefix_hit_tokens=group.prefix_hit_tokens,
+        num_preemptions=group.num_preemptions,
+        num_waiting_tokens=group.num_waiting_tokens,
+        window_mixes=tuple(_mixes(group.window_mixes)),
+        decode_choice=_choice(group.decode_choice) if group.HasField("decode_choice") else None,
+        task_shares=tuple(_shares(group.task_shares)),
     )
+
+
+def _mixes(messages: Iterable[pb.WindowMix]) -> Iterator[WindowMix]:
+    """Yield the mixes whose batches are all known here."""
+    for message in messages:
+        if _KINDS.issuperset(message.batches):
+            yield WindowMix(batches=tuple(map(BatchKind, message.batches)), share=message.share)
+
+
+def _choice(message: pb.DecodeChoice) -> DecodeChoice:
+    return DecodeChoice(
+        num_batches=message.num_batches, merged_ns=message.merged_ns or None, split_ns=message.split_ns or None
+    )
+
+
+def _shares(messages: Iterable[pb.TaskShare]) -> Iterator[TaskShare]:
+    """Yield the shares of the tasks that are known here."""
+    for message in messages:
+        if message.task in _TASKS:
+            yield TaskShare(
+                task=Task(message.task), weight=message.weight, share=message.share, num_waiting=message.num_waiting
+            )

@@ -1,8 +1,8 @@
-"""What a controller shows of its plans and of its cost model, as plain values."""
+"""What a controller shows of its plans, of its cost model and of the mix of work, as plain values."""
 
 from dataclasses import dataclass
 
-from liger.domain import BatchKind, SegmentKind
+from liger.domain import BatchKind, SegmentKind, Task
 from liger.profile import ProfileTable
 from liger.spans import LaneSpan
 
@@ -44,3 +44,30 @@ class ProfileView:
     table: ProfileTable | None = None  # None for a group that needs no profile
     corrections: tuple[Correction, ...] = ()
     prediction_error: float | None = None  # median relative error; None without predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowMix:
+    """Batches that run side by side."""
+
+    batches: tuple[BatchKind, ...]  # in the order of BatchKind
+    share: float  # of the last windows, 0 to 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeChoice:
+    """In how many batches sequences decode, and what the cost model says of it."""
+
+    num_batches: int
+    merged_ns: int | None = None  # a step of all sequences in one batch; None without predictions
+    split_ns: int | None = None  # the same in two interleaved halves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskShare:
+    """One task's part of the ranks."""
+
+    task: Task
+    weight: float
+    share: float  # of the ranks' time so far, 0 to 1
+    num_waiting: int = 0  # sequences or inputs

@@ -7,7 +7,8 @@ from controller.status import GroupState, GroupStatus, RankStatus
 from liger.domain import ModelCard
 from liger.errors import InvalidRequestError
 from liger.rpc.model_card import from_card, to_card
-from liger.v1 import controller_pb2
+from liger.v1 import controller_pb2, types_pb2
+from liger.views import DecodeChoice, TaskShare, WindowMix
 
 MAX_WORLD_SIZE = 1024
 
@@ -91,6 +92,34 @@ def _from_group(group: GroupStatus) -> controller_pb2.GroupStatus:
         num_in_flight=group.num_in_flight,
         prediction_error=group.prediction_error,
         hidden_share=group.hidden_share,
+        num_cached_blocks=group.num_cached_blocks,
+        prefix_query_tokens=group.prefix_query_tokens,
+        prefix_hit_tokens=group.prefix_hit_tokens,
+        num_preemptions=group.num_preemptions,
+        num_waiting_tokens=group.num_waiting_tokens,
+        window_mixes=map(_from_mix, group.window_mixes),
+        decode_choice=_from_choice(group.decode_choice) if group.decode_choice else None,
+        task_shares=map(_from_share, group.task_shares),
+    )
+
+
+def _from_mix(mix: WindowMix) -> controller_pb2.WindowMix:
+    kinds = [types_pb2.BatchKind.ValueType(kind) for kind in mix.batches]
+    return controller_pb2.WindowMix(batches=kinds, share=mix.share)
+
+
+def _from_choice(choice: DecodeChoice) -> controller_pb2.DecodeChoice:
+    return controller_pb2.DecodeChoice(
+        num_batches=choice.num_batches, merged_ns=choice.merged_ns or 0, split_ns=choice.split_ns or 0
+    )
+
+
+def _from_share(share: TaskShare) -> controller_pb2.TaskShare:
+    return controller_pb2.TaskShare(
+        task=types_pb2.Task.ValueType(share.task),
+        weight=share.weight,
+        share=share.share,
+        num_waiting=share.num_waiting,
     )
 
 
