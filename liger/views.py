@@ -71,3 +71,30 @@ class TaskShare:
     weight: float
     share: float  # of the ranks' time so far, 0 to 1
     num_waiting: int = 0  # sequences or inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowMix:
+    """Batches that ran side by side."""
+
+    batches: tuple[BatchKind, ...]  # by kind
+    share: float  # of the last windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeChoice:
+    """In how many batches running sequences decode, and why."""
+
+    num_batches: int
+    merged_ns: float = 0.0  # predicted for a step of all in one batch; 0 without predictions
+    split_ns: float = 0.0  # likewise for two interleaved halves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskShare:
+    """One task's part of the ranks."""
+
+    task: Task
+    weight: float
+    share: float  # of the ranks' time so far
+    num_waiting: int  # sequences or inputs
