@@ -48,7 +48,7 @@ class ProfileView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowMix:
-    """Batches that run side by side."""
+    """Batches that ran side by side."""
 
     batches: tuple[BatchKind, ...]  # in the order of BatchKind
     share: float  # of the last windows, 0 to 1
@@ -56,11 +56,11 @@ class WindowMix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeChoice:
-    """In how many batches sequences decode, and what the cost model says of it."""
+    """In how many batches running sequences decode, and why."""
 
     num_batches: int
-    merged_ns: int | None = None  # a step of all sequences in one batch; None without predictions
-    split_ns: int | None = None  # the same in two interleaved halves
+    merged_ns: float | None = None  # a step of all sequences in one batch; None without predictions
+    split_ns: float | None = None  # the same in two interleaved halves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,30 +71,3 @@ class TaskShare:
     weight: float
     share: float  # of the ranks' time so far, 0 to 1
     num_waiting: int = 0  # sequences or inputs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowMix:
-    """Batches that ran side by side."""
-
-    batches: tuple[BatchKind, ...]  # by kind
-    share: float  # of the last windows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeChoice:
-    """In how many batches running sequences decode, and why."""
-
-    num_batches: int
-    merged_ns: float = 0.0  # predicted for a step of all in one batch; 0 without predictions
-    split_ns: float = 0.0  # likewise for two interleaved halves
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskShare:
-    """One task's part of the ranks."""
-
-    task: Task
-    weight: float
-    share: float  # of the ranks' time so far
-    num_waiting: int  # sequences or inputs

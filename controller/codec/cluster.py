@@ -110,7 +110,7 @@ def _from_mix(mix: WindowMix) -> controller_pb2.WindowMix:
 
 def _from_choice(choice: DecodeChoice) -> controller_pb2.DecodeChoice:
     return controller_pb2.DecodeChoice(
-        num_batches=choice.num_batches, merged_ns=choice.merged_ns or 0, split_ns=choice.split_ns or 0
+        num_batches=choice.num_batches, merged_ns=round(choice.merged_ns or 0), split_ns=round(choice.split_ns or 0)
     )
 
 
