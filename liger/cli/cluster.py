@@ -8,6 +8,7 @@ import typer
 from liger import cluster_state
 from liger.cli import options, tables
 from liger.cli.account import print_json
+from liger.cli.loads import loads
 
 
 def status(
@@ -26,6 +27,9 @@ def status(
     console.print(tables.groups(state.groups))
     console.print()
     console.print(tables.ranks(state.groups))
+    if (busy := loads(state.groups)).row_count:
+        console.print()
+        console.print(busy)
     console.print(f"\n{len(state.gateway_ids)} gateway(s), leader term {state.leader_term}")
 
 
