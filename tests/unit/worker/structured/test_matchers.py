@@ -1,0 +1,174 @@
+"""Rows of a rank: independent, replayed, and never more than an end's worth of harm."""
+
+import threading
+
+import pytest
+import torch
+
+from tests.support.masked_drawing import grammar, json_schema, regex
+from tests.unit.worker.structured.conftest import PAD
+from worker.structured.compiled import CompiledConstraints
+from worker.structured.matchers import Matchers
+from worker.structured.vocabulary import Vocabulary
+
+CHAIN = "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4500)) + 'a4500: "x"\n'
+
+
+def same(one, other) -> bool:
+    return one is other or torch.equal(one, other)
+
+
+def test_rows_of_one_constraint_are_independent(outputs):
+    for row in range(3):
+        outputs.matchers.begin(row, regex("(ab|cd)+"))
+    outputs.feed(1, "a")
+    outputs.feed(2, "cd")
+
+    fresh, after_a, after_cd = (outputs.allowed(row) for row in range(3))
+    assert set(outputs.tokens("a") + outputs.tokens("c")) <= set(fresh)
+    assert outputs.tokens("b")[0] in after_a
+    assert outputs.tokens("a")[0] not in after_a
+    assert not outputs.eos_token_ids & set(fresh)
+    assert outputs.eos_token_ids <= set(after_cd)
+
+
+def test_a_replay_continues_where_the_output_was(outputs):
+    schema = json_schema('{"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 4, "minItems": 2}')
+    outputs.matchers.begin(0, schema)
+    token_ids = outputs.draw(0, seed=3)
+    outputs.matchers.begin(0, schema)
+    for place, token_id in enumerate(token_ids):
+        outputs.matchers.begin(1, schema, token_ids[:place])
+        assert same(outputs.matchers.mask(1), outputs.matchers.mask(0))
+        outputs.matchers.advance(0, token_id)
+
+
+def test_after_its_end_an_output_asks_for_nothing(outputs):
+    outputs.matchers.begin(0, regex("ab"))
+    outputs.feed(0, "ab")
+    outputs.matchers.advance(0, 2)
+
+    assert outputs.allowed(0) is None
+    outputs.feed(0, "late")
+    assert outputs.allowed(0) is None
+    outputs.matchers.begin(0, regex("ab"), (*outputs.tokens("ab"), 0))
+    assert outputs.allowed(0) is None
+
+
+def test_a_token_that_does_not_fit_leaves_only_the_end(outputs):
+    outputs.matchers.begin(0, regex("ab"))
+    outputs.feed(0, "x")
+    assert set(outputs.allowed(0)) == outputs.eos_token_ids
+    outputs.feed(0, "ab")
+    assert set(outputs.allowed(0)) == outputs.eos_token_ids
+
+
+def test_a_row_without_constraint_asks_for_nothing(outputs):
+    outputs.matchers.begin(0, None)
+    outputs.matchers.advance(0, 7)
+    outputs.matchers.advance(1, 7)
+    assert outputs.allowed(0) is outputs.allowed(1) is None
+
+
+def test_an_ended_row_leaves_nothing_behind(outputs):
+    outputs.matchers.begin(0, regex("ab"))
+    outputs.matchers.end(0)
+    assert outputs.allowed(0) is None
+    outputs.matchers.begin(0, None)
+    outputs.matchers.advance(0, 7)
+    assert outputs.allowed(0) is None
+    outputs.matchers.end(0)
+    outputs.matchers.end(0)
+    assert outputs.matchers._rows == {}
+
+
+def test_masks_are_as_wide_as_the_model_and_never_allow_ids_without_a_token(outputs):
+    outputs.matchers.begin(0, regex("(?s:.*)"))
+    mask = outputs.matchers.mask(0)
+
+    assert mask.dtype is torch.bool
+    assert mask.shape == (400 + PAD,)
+    assert not mask[400:].any()
+    assert not mask[1], "<|im_start|> is no text"
+
+
+@pytest.mark.parametrize("constraint", [regex("(a"), grammar("start: b"), json_schema("{"), json_schema('{"not": {}}')])
+def test_what_cannot_be_compiled_allows_only_the_end_and_is_logged_once(outputs, caplog, constraint):
+    for row in range(3):
+        outputs.matchers.begin(row, constraint)
+        assert set(outputs.allowed(row)) == outputs.eos_token_ids
+    outputs.matchers.advance(0, 2)
+
+    assert outputs.allowed(0) is None
+    assert len([record for record in caplog.records if "cannot be compiled" in record.message]) == 1
+
+
+def test_a_grammar_too_deep_for_a_usual_stack_is_followed(outputs):
+    assert outputs.output(grammar(CHAIN)) == "x"
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model": {"type": "Nothing"}}'])
+def test_a_folder_without_a_tokenizer_allows_only_the_end(tmp_path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    matchers = Matchers(folder=tmp_path, vocabulary_size=10, eos_token_ids=(3, 12))
+    try:
+        matchers.begin(0, regex("ab"))
+        assert matchers.mask(0).nonzero().flatten().tolist() == [3]
+    finally:
+        matchers.close()
+
+
+def test_a_model_without_an_end_is_not_constrained(made_folder):
+    matchers = Matchers(folder=made_folder, vocabulary_size=400, eos_token_ids=())
+    try:
+        matchers.begin(0, regex("ab"))
+        assert matchers.mask(0) is None
+    finally:
+        matchers.close()
+
+
+def test_a_panic_of_the_library_allows_only_the_end(outputs, monkeypatch, caplog):
+    class Panic(BaseException):
+        pass
+
+    def panic(*_):
+        raise Panic
+
+    outputs.matchers.begin(0, regex("ab"))
+    outputs.allowed(0)
+    monkeypatch.setattr(Vocabulary, "mask", panic)
+    outputs.feed(0, "a")
+
+    assert set(outputs.allowed(0)) == outputs.eos_token_ids
+    assert "a structured output failed" in caplog.text
+
+
+def test_compiled_constraints_are_shared_and_bounded(made_folder):
+    compiled = CompiledConstraints(Vocabulary.read(made_folder, 400, (2,)), max_kept=2)
+    first = compiled.of(regex("a"))
+    compiled.of(regex("b"))
+    assert compiled.of(regex("a")) is first
+    compiled.of(regex("c"))
+    assert compiled.of(regex("a")) is first, "it was used after b"
+    assert compiled.of(regex("b")) is not first
+    assert len(compiled._kept) == 2
+
+
+def test_waiting_for_masks_is_counted(made_folder):
+    ticks = iter(range(0, 1000, 5))
+    matchers = Matchers(folder=made_folder, vocabulary_size=400, eos_token_ids=(2,), clock_ns=lambda: next(ticks))
+    try:
+        matchers.begin(0, regex("ab"))
+        matchers.mask(0)
+        matchers.mask(1)
+        assert matchers.waited_mask_ns == 5
+    finally:
+        matchers.close()
+
+
+def test_close_ends_the_thread(made_folder):
+    matchers = Matchers(folder=made_folder, vocabulary_size=400, eos_token_ids=(2,))
+    matchers.begin(0, regex("ab"))
+    matchers.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("structured-output")]
