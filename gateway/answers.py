@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 
 from gateway.model import Model
-from gateway.requests import Rerank
-from gateway.work import ItemOutput
+from gateway.requests import ClassifyByLabels, Rerank
+from gateway.work import EncodeItem, ItemOutput
 from liger.client.results import Classification, Rank, Score
 from liger.errors import LigerError
 
@@ -33,6 +33,27 @@ def classifications(
         )
         for output, count in zip(outputs, num_tokens, strict=True)
     ), labels
+
+
+def likeliest_labels(
+    outputs: Sequence[ItemOutput], items: Sequence[EncodeItem], task: ClassifyByLabels
+) -> tuple[Classification, ...]:
+    """Return each input's labels by their likelihood, of outputs in the order of `gateway.inputs.label_items`.
+
+    Raises:
+        LigerError: The ranks did not give one likelihood for each token of a label.
+    """
+    if any(len(out.logprobs) != len(it.token_ids) - it.score_from for out, it in zip(outputs, items, strict=True)):
+        raise LigerError("the ranks did not give one likelihood for each token of a label")
+    sums = [math.fsum(item.logprob for item in output.logprobs) for output in outputs]
+    width = len(task.labels)
+    found = []
+    for start in range(0, len(sums), width):
+        logprobs = tuple(sums[start : start + width])
+        scores = logprobs if task.raw else probabilities(logprobs, independent=False)
+        label = task.labels[logprobs.index(max(logprobs))]
+        found.append(Classification(label=label, scores=scores, num_tokens=items[start].score_from))
+    return tuple(found)
 
 
 def ranking(outputs: Sequence[ItemOutput], task: Rerank) -> tuple[Rank, ...]:

@@ -33,6 +33,7 @@ def from_event(event: GenerateEvent) -> pb.GenerateResponse:
                     model=event.model,
                     num_prompt_tokens=event.num_prompt_tokens,
                     seed=event.seed,
+                    prompt_logprobs=from_logprobs(event.prompt_logprobs),
                 )
             )
         case Delta():
@@ -42,7 +43,7 @@ def from_event(event: GenerateEvent) -> pb.GenerateResponse:
         case Finished():
             reason = types_pb2.FinishReason.ValueType(event.reason)
             finished = pb.GenerateFinished(
-                index=event.index, reason=reason, stop=event.stop, num_tokens=event.num_tokens
+                index=event.index, reason=reason, stop=event.stop, num_tokens=event.num_tokens, logprob=event.logprob
             )
             return pb.GenerateResponse(finished=finished)
         case Summary(usage=usage, timings=timings, placement=placement):
@@ -134,6 +135,7 @@ def from_timings(timings: Timings) -> types_pb2.Timings:
         compute_ns=timings.compute_ns,
         exposed_communication_ns=timings.exposed_communication_ns,
         depth=timings.depth,
+        saved_prefill_ns=timings.saved_prefill_ns,
     )
 
 

@@ -48,6 +48,11 @@ def from_cancel(request_id: str, sample: int | None, reason: FinishReason) -> pb
     return pb.Cancel(request_id=request_id, sample=sample, reason=types_pb2.FinishReason.ValueType(reason))
 
 
+def from_acknowledgement(request_id: str, sample: int, num_tokens: int) -> pb.Acknowledge:
+    """Return what of a sample has reached its client as a message."""
+    return pb.Acknowledge(request_id=request_id, sample=sample, num_tokens=num_tokens)
+
+
 def to_served(entry: pb.Catalogue.Entry) -> Served:
     """Return what the controller says of a model; tasks that a newer controller names are left out."""
     info = entry.model

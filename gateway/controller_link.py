@@ -1,11 +1,14 @@
-"""The gateway's one conversation with the controller: requests and cancels out, events in, again after every loss."""
+"""The gateway's one conversation with the controller, begun again after every loss.
+
+Requests, cancels and acknowledgements go out, events come in.
+"""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from random import SystemRandom
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -30,6 +33,8 @@ LONGEST_DELAY_S: Final = 2.0
 GREETING_LIMIT_S: Final = 10.0  # to connect and hear the first word
 RETRY_AFTER_S: Final = 1.0
 ENVELOPE_BYTES: Final = 64  # around a Submit
+
+MessageT = TypeVar("MessageT", pb.SampleTokens, pb.EncodeOutput, pb.RequestFinished)
 
 
 def reconnect_delays() -> Iterator[float]:
@@ -104,6 +109,11 @@ class ControllerLink:
         if self._outgoing is not None:
             self._outgoing.cancel(request_id, sample, reason)
 
+    def acknowledge(self, request_id: str, sample: int, num_tokens: int) -> None:
+        """Tell the controller how many tokens of a sample its client has taken; nothing once the request has ended."""
+        if self._outgoing is not None and request_id in self._inboxes:
+            self._outgoing.acknowledge(request_id, sample, num_tokens)
+
     def _connected(self) -> Outgoing:
         if self._outgoing is None:
             raise UnavailableError(
@@ -145,24 +155,28 @@ class ControllerLink:
                 self._catalogue.replace(to_served(entry) for entry in message.catalogue.entries)
                 await self._on_change(True)
             case "tokens":
-                self._deliver(message.tokens.request_id, to_tokens(message.tokens))
+                self._deliver(message.tokens, to_tokens)
+            case "step":
+                for tokens in message.step.tokens:
+                    self._deliver(tokens, to_tokens)
             case "output":
-                self._deliver(message.output.request_id, to_output(message.output))
+                self._deliver(message.output, to_output)
             case "finished":
-                self._deliver(message.finished.request_id, to_done(message.finished), is_last=True)
+                self._deliver(message.finished, to_done, is_last=True)
             case "failed":
                 inbox = self._inboxes.pop(message.failed.request_id, None)
                 if inbox is not None:
                     inbox.fail(from_message(message.failed.error))
 
-    def _deliver(self, request_id: str, event: RequestEvent, *, is_last: bool = False) -> None:
+    def _deliver(self, message: MessageT, read: Callable[[MessageT], RequestEvent], *, is_last: bool = False) -> None:
+        request_id = message.request_id
         inbox = self._inboxes.get(request_id)
         if inbox is None:
             return  # given up; the controller did not know yet
         if is_last:
             del self._inboxes[request_id]
         try:
-            inbox.take(event)
+            inbox.take(read(message))
         except Exception as error:  # noqa: BLE001 - one request's trouble must not end the others' conversation
             _LOG.exception("an event could not be taken", extra={"request_id": request_id})
             failure = error if isinstance(error, LigerError) else LigerError("internal error; see the gateway's log")

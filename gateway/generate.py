@@ -1,25 +1,26 @@
 """Generate: a prompt in, samples' text out as it is made."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final
 
 from gateway.assets import Assets, AssetStore
+from gateway.constraints import ConstraintChecker
 from gateway.controller_link import ControllerLink
 from gateway.detokenizer import Detokenizer, Silence
-from gateway.inbox import GenerateInbox
+from gateway.generate_inbox import GenerateInbox
+from gateway.generate_work import ends, plan
 from gateway.prompts import prompt_ids
-from gateway.requests import Generation, TokenIds
-from gateway.sample import Sample, StopTokens
+from gateway.requests import Generation
+from gateway.sample import Likelihoods, Sample, StopTokens
 from gateway.stop import StopScanner, StopStrings
+from gateway.tokenizer import INLINE_CHARACTERS
 from gateway.work import CallContext, GenerateWork, Submission
 from liger.client.results import GenerateEvent, Started, Summary
 from liger.domain import FinishReason, Task
-from liger.errors import InputTooLongError, InvalidRequestError
-
-DEFAULT_MAX_TOKENS: Final = 1024
+from liger.errors import InvalidRequestError
 
 
 class Generator:
@@ -41,6 +42,7 @@ class Generator:
     ) -> None:
         self._link = link
         self._assets = assets
+        self._constraints = ConstraintChecker()
         self._draw_seed = draw_seed
         self._clock_ns = clock_ns
 
@@ -51,14 +53,12 @@ class Generator:
             LigerError: It cannot be done, or failed.
         """
         assets = await self._assets.get(generation.model)
-        generation = self._with_seed(generation)
+        generation = await self._with_constraint(self._with_seed(generation), assets)
         work = plan(generation, await prompt_ids(generation, assets), assets.eos_token_ids)
-        inbox = GenerateInbox(
-            samples(generation, work, assets),
-            lambda sample: self._link.cancel(call.request_id, sample, FinishReason.STOP),
-        )
+        made = await samples(generation, work, assets)
+        inbox = GenerateInbox(made, _Upstream(self._link, call.request_id), num_given=generation.num_given)
         with self._link.request(_submission(generation, work, call, self._clock_ns()), inbox):
-            yield _started(generation, work, call)
+            yield await _started(generation, work, call, inbox)
             async with aclosing(inbox.events()) as events:
                 async for event in events:
                     yield event
@@ -70,6 +70,15 @@ class Generator:
         seed = self._draw_seed() if generation.seed is None else generation.seed
         return replace(generation, seed=seed, sampling=replace(generation.sampling, seed=seed))
 
+    async def _with_constraint(self, generation: Generation, assets: Assets) -> Generation:
+        if generation.constraint is None:
+            return generation
+        if assets.tokenizer is None:
+            raise InvalidRequestError(
+                "structured_output needs text, and this model has no tokenizer.json", field="structured_output"
+            )
+        return replace(generation, constraint=await self._constraints.checked(generation.constraint))
+
     def _summary(self, inbox: GenerateInbox, call: CallContext) -> Summary:
         done = inbox.account()
         return Summary(
@@ -79,46 +88,23 @@ class Generator:
         )
 
 
-def plan(generation: Generation, prompt: TokenIds, generation_eos: TokenIds) -> GenerateWork:
-    """Return the work of a generation whose prompt is known.
+class _Upstream:
+    """Tells the controller of one request's samples."""
 
-    Args:
-        generation: What the client asks for.
-        prompt: Token ids.
-        generation_eos: Ends that generation_config.json names; they go before the model's own.
+    def __init__(self, link: ControllerLink, request_id: str) -> None:
+        self._link = link
+        self._request_id = request_id
 
-    Raises:
-        InvalidRequestError: The prompt is empty, or min_tokens cannot be had.
-        InputTooLongError: The prompt leaves no room for a token.
-    """
-    model, stop, field = generation.model, generation.stop, generation.prompt_field
-    if not prompt:
-        raise InvalidRequestError(f"{field} has no tokens; give some text", field=field)
-    room = model.max_length - len(prompt)
-    if room < 1:
-        raise InputTooLongError(
-            f"{field} has {len(prompt)} tokens and model {model.name!r} takes {model.max_length} with the output; "
-            "shorten it",
-            field=field,
-        )
-    max_tokens = min(stop.max_tokens or DEFAULT_MAX_TOKENS, room)
-    if stop.min_tokens > max_tokens:
-        raise InvalidRequestError(
-            f"stop.min_tokens is {stop.min_tokens}, but at most {max_tokens} tokens can be made",
-            field="stop.min_tokens",
-        )
-    own_ends = () if stop.ignore_eos else _ends(generation, generation_eos)
-    return GenerateWork(
-        prompt_token_ids=prompt,
-        sampling=generation.sampling,
-        num_samples=generation.num_samples,
-        max_tokens=max_tokens,
-        min_tokens=stop.min_tokens,
-        stop_token_ids=tuple(dict.fromkeys((*own_ends, *stop.token_ids))),
-    )
+    def stop(self, sample: int) -> None:
+        """Tell that a stop string ended a sample."""
+        self._link.cancel(self._request_id, sample, FinishReason.STOP)
+
+    def acknowledge(self, sample: int, num_tokens: int) -> None:
+        """Tell how many of a sample's tokens the client has taken."""
+        self._link.acknowledge(self._request_id, sample, num_tokens)
 
 
-def samples(generation: Generation, work: GenerateWork, assets: Assets) -> list[Sample]:
+async def samples(generation: Generation, work: GenerateWork, assets: Assets) -> list[Sample]:
     """Return a generation's samples, each with its own text.
 
     Raises:
@@ -127,24 +113,29 @@ def samples(generation: Generation, work: GenerateWork, assets: Assets) -> list[
     stop, tokenizer = generation.stop, assets.tokenizer
     if stop.strings and tokenizer is None:
         raise InvalidRequestError("stop.stop needs text, and this model has no tokenizer.json", field="stop.stop")
-    strings = StopStrings(stop.strings)
-    silent = set(_ends(generation, assets.eos_token_ids)) | (set() if stop.include_stop else set(stop.token_ids))
-    spellings = {token: tokenizer.spelling(token) for token in work.stop_token_ids} if tokenizer else {}
+    are_long = sum(map(len, stop.strings)) > INLINE_CHARACTERS
+    strings = await asyncio.to_thread(StopStrings, stop.strings) if are_long else StopStrings(stop.strings)
     return [
         Sample(
             index,
             detokenizer=Detokenizer(tokenizer) if tokenizer else Silence(),
             scanner=StopScanner(strings, include_stop=stop.include_stop),
-            stop_tokens=StopTokens(silent_ids=frozenset(silent), spellings=spellings),
+            stop_tokens=_stop_tokens(generation, work, assets),
             min_tokens=stop.min_tokens,
+            likelihoods=Likelihoods(are_shown=generation.shows_logprobs, rank=generation.is_ranked),
         )
         for index in range(generation.num_samples)
     ]
 
 
-def _ends(generation: Generation, generation_eos: TokenIds) -> TokenIds:
-    ends = generation_eos or generation.model.eos_token_ids
-    return tuple(token for token in ends if 0 <= token < generation.model.vocabulary_size)
+def _stop_tokens(generation: Generation, work: GenerateWork, assets: Assets) -> StopTokens:
+    stop, tokenizer = generation.stop, assets.tokenizer
+    own = frozenset(ends(generation, assets.eos_token_ids))
+    return StopTokens(
+        silent_ids=own if stop.include_stop else own.union(stop.token_ids),
+        grammar_ids=own.difference(stop.token_ids) if generation.constraint else frozenset(),
+        spellings={token: tokenizer.spelling(token) for token in work.stop_token_ids} if tokenizer else {},
+    )
 
 
 def _submission(generation: Generation, work: GenerateWork, call: CallContext, now_ns: int) -> Submission:
@@ -159,11 +150,14 @@ def _submission(generation: Generation, work: GenerateWork, call: CallContext, n
     )
 
 
-def _started(generation: Generation, work: GenerateWork, call: CallContext) -> Started:
+async def _started(generation: Generation, work: GenerateWork, call: CallContext, inbox: GenerateInbox) -> Started:
+    """Return that the generation was taken; with the prompt's likelihoods, once they are there, where asked for."""
+    num_prompt_tokens = len(work.prompt_token_ids)
+    asked = generation.prompt_logprobs is not None
     return Started(
         request_id=call.request_id,
         model=generation.model.name,
-        num_prompt_tokens=len(work.prompt_token_ids),
+        num_prompt_tokens=num_prompt_tokens,
         seed=None if generation.sampling.temperature == 0 else generation.seed,
-        prompt_logprobs=(),
+        prompt_logprobs=await inbox.prompt_logprobs(num_prompt_tokens - 1) if asked else (),
     )

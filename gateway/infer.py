@@ -9,8 +9,8 @@ from gateway import answers
 from gateway.assets import Assets, AssetStore
 from gateway.controller_link import ControllerLink
 from gateway.inbox import InferInbox
-from gateway.inputs import pair_items, score_items, single_items
-from gateway.requests import Classify, Embed, Inference, Rerank, Score
+from gateway.inputs import label_items, pair_items, score_items, single_items
+from gateway.requests import Classify, ClassifyByLabels, Embed, Inference, Rerank, Score
 from gateway.work import CallContext, EncodeHead, EncodeItem, EncodeWork, ItemOutput, ScoreHead, Submission
 from liger.client.results import ClassifyReply, EmbedReply, RerankReply, ScoreReply
 from liger.domain import ClassifyOutput, PoolOutput, Task
@@ -67,6 +67,8 @@ async def _items(inference: Inference, assets: Assets) -> list[EncodeItem]:
             if pairs:
                 return await pair_items(pairs, model, assets, "classify.inputs", truncate=truncate)
             return await single_items(inputs, model, assets, "classify.inputs", truncate=truncate)
+        case ClassifyByLabels(inputs=inputs, labels=labels):
+            return await label_items(inputs, labels, model, assets, truncate=truncate)
         case Rerank(pairs=pairs):
             return await pair_items(pairs, model, assets, "rerank.documents", truncate=truncate)
         case Score(items=items):
@@ -74,8 +76,15 @@ async def _items(inference: Inference, assets: Assets) -> list[EncodeItem]:
 
 
 def _kind(inference: Inference) -> Task:
-    kinds = {Embed: Task.EMBED, Classify: Task.CLASSIFY, Rerank: Task.RERANK, Score: Task.SCORE}
-    return kinds[type(inference.task)]
+    match inference.task:
+        case Embed():
+            return Task.EMBED
+        case Classify() | ClassifyByLabels():
+            return Task.CLASSIFY
+        case Rerank():
+            return Task.RERANK
+        case Score():
+            return Task.SCORE
 
 
 def _head(inference: Inference) -> EncodeHead:
@@ -84,7 +93,7 @@ def _head(inference: Inference) -> EncodeHead:
             return PoolOutput(pooling=task.pooling, normalize=task.normalize, dimensions=task.dimensions)
         case Classify() | Rerank():
             return ClassifyOutput()
-        case Score():
+        case ClassifyByLabels() | Score():
             return ScoreHead()
 
 
@@ -95,6 +104,9 @@ def _reply(inference: Inference, items: list[EncodeItem], outputs: list[ItemOutp
             return EmbedReply(embeddings=tuple(output.values for output in outputs), num_tokens=num_tokens, **common)
         case Classify(raw=raw):
             found, labels = answers.classifications(outputs, num_tokens, inference.model, raw=raw)
+            return ClassifyReply(classifications=found, labels=labels, **common)
+        case ClassifyByLabels(labels=labels) as task:
+            found = answers.likeliest_labels(outputs, items, task)
             return ClassifyReply(classifications=found, labels=labels, **common)
         case Rerank() as task:
             return RerankReply(ranking=answers.ranking(outputs, task), **common)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gateway.assets import Assets
 from gateway.model import Model
 from gateway.requests import Content, TextPair, TokenIds
-from gateway.sizes import check_text, most_characters
+from gateway.sizes import check_call_tokens, check_text, most_characters
 from gateway.tokenizer import Encoded
 from gateway.work import EncodeItem
 from liger.errors import InputTooLongError, InvalidRequestError
@@ -90,6 +90,57 @@ async def score_items(
         items.append(EncodeItem(token_ids=(*context, *continuation), score_from=max(1, len(context))))
     _check_lengths(items, model, field)
     return items
+
+
+async def label_items(
+    inputs: Sequence[Content], labels: Sequence[str], model: Model, assets: Assets, *, truncate: bool
+) -> list[EncodeItem]:
+    """Return each input followed by each label, whose likelihood is asked; an input's labels stand together.
+
+    A space is put before a label unless the input is text that ends in white space.
+
+    Raises:
+        InputTooLongError: An input does not fit the model with its labels and is not to be cut, or all bring too much.
+        InvalidRequestError: An input or a label has no tokens.
+        ModelFolderError: There is no tokenizer.
+    """
+    field = "classify.inputs"
+    if truncate:
+        inputs = [content[: most_characters(model)] for content in inputs]
+    _check_texts(inputs, model, field)
+    _check_texts(labels, model, "classify.labels")
+    contexts = await _tokens(inputs, model, assets, add_special_tokens=True)
+    spaced = await _label_tokens([f" {label}" for label in labels], model, assets)
+    bare = await _label_tokens(labels, model, assets)
+    check_call_tokens(len(labels) * sum(map(len, contexts)) + len(contexts) * sum(map(len, spaced)), field)
+    items = []
+    for index, (content, context) in enumerate(zip(inputs, contexts, strict=True)):
+        if not context:
+            raise InvalidRequestError(f"{field}[{index}] has no tokens; give some text", field=f"{field}[{index}]")
+        endings = bare if isinstance(content, str) and content[-1:].isspace() else spaced
+        room = model.max_length - max(map(len, endings))
+        kept = context[: max(room, 1)] if truncate else context
+        _check_room(len(kept), room, model, f"{field}[{index}]")
+        items += [EncodeItem(token_ids=(*kept, *ending), score_from=len(kept)) for ending in endings]
+    return items
+
+
+async def _label_tokens(texts: Sequence[str], model: Model, assets: Assets) -> list[TokenIds]:
+    found = await _tokens(texts, model, assets, add_special_tokens=False)
+    for index, tokens in enumerate(found):
+        if not tokens:
+            place = f"classify.labels[{index}]"
+            raise InvalidRequestError(f"{place} has no tokens; give some text", field=place)
+    return found
+
+
+def _check_room(num_tokens: int, room: int, model: Model, field: str) -> None:
+    if num_tokens > room:
+        raise InputTooLongError(
+            f"{field} has {num_tokens} tokens, and model {model.name!r} takes {model.max_length} with the longest "
+            "label; shorten it, or set truncate",
+            field=field,
+        )
 
 
 async def _tokens(

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Final
 
-from gateway.controller_codec import from_cancel
+from gateway.controller_codec import from_acknowledgement, from_cancel
 from liger.domain import FinishReason
 from liger.errors import OverloadedError
 from liger.v1 import controller_pb2 as pb
@@ -21,6 +21,7 @@ class Outgoing:
         self._hello = pb.ConnectRequest(hello=pb.GatewayHello(gateway_id=gateway_id))
         self._submits: OrderedDict[str, pb.Submit] = OrderedDict()
         self._cancels: OrderedDict[tuple[str, int | None], FinishReason] = OrderedDict()
+        self._acknowledges: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._news = asyncio.Event()
 
     def submit(self, message: pb.Submit) -> None:
@@ -44,18 +45,29 @@ class Outgoing:
         self._cancels[request_id, sample] = reason
         self._news.set()
 
+    def acknowledge(self, request_id: str, sample: int, num_tokens: int) -> None:
+        """Queue how many tokens of a sample the client has taken; of several such, the last one tells all."""
+        self._acknowledges[request_id, sample] = num_tokens
+        self._news.set()
+
     async def messages(self) -> AsyncIterator[pb.ConnectRequest]:
-        """Give the messages to send, without end; cancels go first, as they free what others wait for."""
+        """Give the messages to send, without end.
+
+        Cancels go first, as they free what others wait for; acknowledgements next, as running samples wait for them.
+        """
         yield self._hello
         while True:
             await self._news.wait()
             self._news.clear()
-            while self._cancels or self._submits:
+            while self._cancels or self._acknowledges or self._submits:
                 yield self._next()
 
     def _next(self) -> pb.ConnectRequest:
         if self._cancels:
             (request_id, sample), reason = self._cancels.popitem(last=False)
             return pb.ConnectRequest(cancel=from_cancel(request_id, sample, reason))
+        if self._acknowledges:
+            (request_id, taken_of), num_tokens = self._acknowledges.popitem(last=False)
+            return pb.ConnectRequest(acknowledge=from_acknowledgement(request_id, taken_of, num_tokens))
         _, message = self._submits.popitem(last=False)
         return pb.ConnectRequest(submit=message)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.model import Model
-from liger.domain import Pooling, Sampling
+from liger.domain import Constraint, Pooling, Sampling
 
 TokenIds = tuple[int, ...]
 Content = str | TokenIds
@@ -47,10 +47,19 @@ class Generation:
     priority: int
     prompt: str | Conversation | TokenIds
     prompt_field: str  # of the request, for errors
-    sampling: Sampling  # with seed 0 if the client gave none
+    sampling: Sampling  # with seed 0 if the client gave none; with logprobs also where samples are ranked
     seed: int | None  # the client's
-    num_samples: int
+    num_samples: int  # to run
+    num_given: int  # of them: if fewer than run, the likeliest
+    shows_logprobs: bool  # whether the client asked for log-probabilities
+    prompt_logprobs: int | None  # None for none; k for the k likeliest beside the prompt's own tokens
+    constraint: Constraint | None
     stop: StopRules
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether samples are held back until the likeliest of them are known."""
+        return self.num_given < self.num_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +82,15 @@ class Classify:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyByLabels:
+    """Labels by their likelihood as what follows each input, for models without a classification head."""
+
+    inputs: tuple[Content, ...]
+    labels: tuple[str, ...]  # at least two, all different
+    raw: bool  # log-likelihoods instead of probabilities
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rerank:
     """Documents by relevance to a query."""
 
@@ -88,7 +106,7 @@ class Score:
     items: tuple[tuple[Content, Content], ...]  # context, continuation
 
 
-InferTask = Embed | Classify | Rerank | Score
+InferTask = Embed | Classify | ClassifyByLabels | Rerank | Score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

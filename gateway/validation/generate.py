@@ -5,15 +5,13 @@ from typing import Final
 from gateway.model import Model
 from gateway.requests import Conversation, Generation, StopRules, TokenIds
 from gateway.validation import values
-from gateway.validation.unserved import refuse_unserved
-from liger.domain import Sampling, Task
-from liger.errors import InvalidRequestError
+from gateway.validation.sampling import num_logprobs, to_sampling
+from liger.domain import Constraint, Task
+from liger.errors import InvalidRequestError, NotServedError
+from liger.rpc.sampling import to_constraint
 from liger.v1 import inference_pb2 as pb
-from liger.v1 import types_pb2
 
 MAX_SAMPLES: Final = 64
-MAX_LOGPROBS: Final = 20
-MAX_TEMPERATURE: Final = 100.0
 MAX_STOP_STRINGS: Final = 64
 MAX_STOP_CHARACTERS: Final = 1024
 MAX_STOP_IDS: Final = 1024
@@ -29,12 +27,14 @@ def to_generation(request: pb.GenerateRequest, model: Model) -> Generation:
         NotServedError: It asks for what is not done yet.
     """
     values.can_do(model, Task.GENERATE)
-    num_samples = values.whole(request.n, "n", 1, MAX_SAMPLES) if request.HasField("n") else 1
-    logprobs = _logprobs(request)
-    sampling = _sampling(request.sampling, model, logprobs)
+    num_samples, num_given = _number_of_samples(request)
+    logprobs = num_logprobs(request.logprobs, "logprobs") if request.HasField("logprobs") else None
+    ranking_logprobs = 0 if num_given < num_samples and logprobs is None else logprobs
+    has_prompt_logprobs = request.HasField("prompt_logprobs")
+    sampling = to_sampling(request.sampling, model, ranking_logprobs)
     stop = _stop(request.stop, model)
-    _check_unserved_values(request, model, num_samples)
-    refuse_unserved(request)
+    constraint = _constraint(request)
+    _refuse_resumption(request)
     prompt, field = _prompt(request, model)
     return Generation(
         model=model,
@@ -44,6 +44,10 @@ def to_generation(request: pb.GenerateRequest, model: Model) -> Generation:
         sampling=sampling,
         seed=request.sampling.seed if request.sampling.HasField("seed") else None,
         num_samples=num_samples,
+        num_given=num_given,
+        shows_logprobs=logprobs is not None,
+        prompt_logprobs=num_logprobs(request.prompt_logprobs, "prompt_logprobs") if has_prompt_logprobs else None,
+        constraint=constraint,
         stop=stop,
     )
 
@@ -60,22 +64,12 @@ def _prompt(request: pb.GenerateRequest, model: Model) -> tuple[str | Conversati
             raise InvalidRequestError("there is no prompt; set text, chat or token_ids", field="prompt")
 
 
-def _logprobs(request: pb.GenerateRequest) -> int | None:
-    if not request.HasField("logprobs"):
-        return None
-    return values.whole(request.logprobs, "logprobs", 0, MAX_LOGPROBS)
-
-
-def _sampling(message: types_pb2.SamplingParameters, model: Model, logprobs: int | None) -> Sampling:
-    top_p = message.top_p if message.HasField("top_p") else 1.0
-    return Sampling(
-        temperature=values.real(message.temperature, "sampling.temperature", 0.0, MAX_TEMPERATURE),
-        top_k=message.top_k if message.top_k < model.vocabulary_size else 0,
-        top_p=values.real(top_p, "sampling.top_p", 0.0, 1.0, low_open=True),
-        min_p=values.real(message.min_p, "sampling.min_p", 0.0, 1.0),
-        seed=0,
-        logprobs=logprobs,
-    )
+def _number_of_samples(request: pb.GenerateRequest) -> tuple[int, int]:
+    """Return how many samples to run, and how many of them to give."""
+    given = values.whole(request.n, "n", 1, MAX_SAMPLES) if request.HasField("n") else 1
+    if not request.HasField("best_of"):
+        return given, given
+    return values.whole(request.best_of, "best_of", given, MAX_SAMPLES), given
 
 
 def _stop(message: pb.StopConditions, model: Model) -> StopRules:
@@ -103,25 +97,20 @@ def _stop(message: pb.StopConditions, model: Model) -> StopRules:
     )
 
 
-def _check_unserved_values(request: pb.GenerateRequest, model: Model, num_samples: int) -> None:
-    """Check ranges of what is refused afterwards, so that a client learns first what can never be right."""
-    sampling = request.sampling
-    if sampling.HasField("typical_p"):
-        values.real(sampling.typical_p, "sampling.typical_p", 0.0, 1.0, low_open=True)
-    if sampling.HasField("repetition_penalty"):
-        values.real(sampling.repetition_penalty, "sampling.repetition_penalty", 0.0, float("inf"), low_open=True)
-    for name in ("presence_penalty", "frequency_penalty"):
-        values.real(getattr(sampling, name), f"sampling.{name}", -2.0, 2.0)
-    for bias in sampling.logit_bias.values():
-        values.real(bias, "sampling.logit_bias", -100.0, 100.0)
-    values.vocabulary_ids(list(sampling.logit_bias), model, "sampling.logit_bias")
-    values.vocabulary_ids(sampling.allowed_token_ids, model, "sampling.allowed_token_ids")
-    values.vocabulary_ids(sampling.banned_token_ids, model, "sampling.banned_token_ids")
-    if request.HasField("best_of"):
-        values.whole(request.best_of, "best_of", num_samples, MAX_SAMPLES)
-    if request.HasField("prompt_logprobs"):
-        values.whole(request.prompt_logprobs, "prompt_logprobs", 0, MAX_LOGPROBS)
-    if request.HasField("structured_output") and not request.structured_output.WhichOneof("constraint"):
+def _constraint(request: pb.GenerateRequest) -> Constraint | None:
+    """Return what must hold of the output, its text as it came."""
+    if not request.HasField("structured_output"):
+        return None
+    if request.stop.ignore_eos:
         raise InvalidRequestError(
-            "structured_output is empty; set json_schema, regex or grammar, or leave it out", field="structured_output"
+            "stop.ignore_eos goes on after the end that structured_output needs; leave one of them out",
+            field="stop.ignore_eos",
+        )
+    return to_constraint(request.structured_output)
+
+
+def _refuse_resumption(request: pb.GenerateRequest) -> None:
+    if any(request.resume_num_tokens):
+        raise NotServedError(
+            "resume_num_tokens is not served yet; leave it unset and begin anew", field="resume_num_tokens"
         )

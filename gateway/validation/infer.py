@@ -1,19 +1,20 @@
 """Infer requests."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.model import Model
-from gateway.requests import Classify, Content, Embed, Inference, InferTask, Rerank, Score
+from gateway.requests import Classify, ClassifyByLabels, Content, Embed, Inference, InferTask, Rerank, Score
 from gateway.sizes import check_call_tokens
 from gateway.validation import values
-from gateway.validation.unserved import refuse_labels
 from liger.domain import Pooling, Task
-from liger.errors import InvalidRequestError
+from liger.errors import InvalidRequestError, UnsupportedTaskError
 from liger.rpc.server import MAX_MESSAGE_BYTES
 from liger.v1 import inference_pb2 as pb
 from liger.v1 import types_pb2
 
-FLOAT_BYTES = 4
+FLOAT_BYTES: Final = 4
+FEWEST_LABELS: Final = 2
 
 
 def to_inference(request: pb.InferRequest, model: Model, max_inputs: int) -> Inference:
@@ -22,7 +23,6 @@ def to_inference(request: pb.InferRequest, model: Model, max_inputs: int) -> Inf
     Raises:
         InvalidRequestError: A value can never be right.
         UnsupportedTaskError: The model does not do this task.
-        NotServedError: It asks for what is not done yet.
     """
     return Inference(
         model=model,
@@ -64,8 +64,13 @@ def _embed(task: pb.EmbedTask, model: Model, max_inputs: int) -> Embed:
     )
 
 
-def _classify(task: pb.ClassifyTask, model: Model, max_inputs: int) -> Classify:
-    refuse_labels(task)
+def _classify(task: pb.ClassifyTask, model: Model, max_inputs: int) -> Classify | ClassifyByLabels:
+    if task.labels:
+        return _classify_by_labels(task, model, max_inputs)
+    if Task.CLASSIFY not in model.tasks and Task.SCORE in model.tasks:
+        raise UnsupportedTaskError(
+            f"model {model.name!r} has no classification head; name the labels to choose from", field="classify.labels"
+        )
     values.can_do(model, Task.CLASSIFY)
     inputs = _contents(task.inputs, model, "classify.inputs", 1, max_inputs)
     if not task.pairs:
@@ -78,6 +83,34 @@ def _classify(task: pb.ClassifyTask, model: Model, max_inputs: int) -> Classify:
     seconds = _contents(task.pairs, model, "classify.pairs", 1, max_inputs)
     pairs = zip(_texts(inputs, "classify.inputs"), _texts(seconds, "classify.pairs"), strict=True)
     return Classify(inputs=(), pairs=tuple(pairs), raw=task.raw)
+
+
+def _classify_by_labels(task: pb.ClassifyTask, model: Model, max_inputs: int) -> ClassifyByLabels:
+    if Task.CLASSIFY in model.tasks:
+        raise InvalidRequestError(
+            f"model {model.name!r} has a classification head with labels of its own; leave classify.labels out",
+            field="classify.labels",
+        )
+    values.can_do(model, Task.SCORE)
+    if task.pairs:
+        raise InvalidRequestError(
+            "classify.pairs cannot go with classify.labels; write each pair as one input", field="classify.pairs"
+        )
+    labels = tuple(task.labels)
+    values.count(len(labels), "classify.labels", FEWEST_LABELS, max_inputs)
+    for index, label in enumerate(labels):
+        values.text(label, f"classify.labels[{index}]")
+    if len(set(labels)) < len(labels):
+        twice = next(label for index, label in enumerate(labels) if label in labels[:index])
+        raise InvalidRequestError(f"classify.labels holds {twice!r} twice; name each once", field="classify.labels")
+    inputs = _contents(task.inputs, model, "classify.inputs", 1, max_inputs)
+    if len(inputs) * len(labels) > max_inputs:
+        raise InvalidRequestError(
+            f"{len(inputs)} classify.inputs with {len(labels)} classify.labels make {len(inputs) * len(labels)} "
+            f"likelihoods, and a call takes {max_inputs}; split it",
+            field="classify.inputs",
+        )
+    return ClassifyByLabels(inputs=inputs, labels=labels, raw=task.raw)
 
 
 def _rerank(task: pb.RerankTask, model: Model, max_inputs: int) -> Rerank:

@@ -1,7 +1,7 @@
 """Ranges and sizes of single values."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from gateway.model import Model
@@ -83,7 +83,7 @@ def token_ids(ids: Sequence[int], model: Model, field: str) -> TokenIds:
     return vocabulary_ids(ids, model, field)
 
 
-def vocabulary_ids(ids: Sequence[int], model: Model, field: str) -> TokenIds:
+def vocabulary_ids(ids: Collection[int], model: Model, field: str) -> TokenIds:
     """Return ids of the model's vocabulary.
 
     Raises:

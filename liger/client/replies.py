@@ -141,6 +141,7 @@ def _finished(message: pb.GenerateFinished) -> results.Finished:
         reason=FinishReason(message.reason),
         stop=message.stop,
         num_tokens=message.num_tokens,
+        logprob=message.logprob if message.HasField("logprob") else None,
     )
 
 

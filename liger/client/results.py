@@ -67,6 +67,7 @@ class Finished:
     reason: FinishReason
     stop: str  # the stop string or token that ended it, empty if none did
     num_tokens: int
+    logprob: float | None = None  # sum over its tokens, natural logarithm; set where best_of ranked samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

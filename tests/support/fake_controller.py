@@ -45,12 +45,14 @@ class Conversation:
         offset: int = 0,
         reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED,
         logprobs: list[types_pb2.TokenLogprob] | None = None,
+        prompt_logprobs: list[types_pb2.TokenLogprob] | None = None,
     ) -> None:
         """Send tokens of a sample."""
         message = controller_pb2.SampleTokens(
             request_id=request_id, sample=sample, offset=offset, token_ids=token_ids, finish_reason=reason
         )
         message.logprobs.extend(logprobs or [])
+        message.prompt_logprobs.extend(prompt_logprobs or [])
         self.send(controller_pb2.ConnectResponse(tokens=message))
 
     def output(self, request_id: str, item: int, values: list[float], logprobs: list[Any] | None = None) -> None:
@@ -95,6 +97,7 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
         self.script: Script = self.play
         self.submits: list[controller_pb2.Submit] = []
         self.cancels: list[controller_pb2.Cancel] = []
+        self.taken: dict[tuple[str, int], int] = {}  # tokens acknowledged, by request and sample
         self.conversations: list[Conversation] = []
         self.num_asset_calls = 0
         self.asset_error: LigerError | None = None
@@ -188,7 +191,17 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
                 ends = token in work.stop_token_ids
                 reason = STOP if ends else LENGTH if offset == len(planned) - 1 else 0
                 logprobs = [_logprob(token, work.logprobs)] if work.HasField("logprobs") else None
-                talk.tokens(submit.request_id, [token], sample=sample, offset=offset, reason=reason, logprobs=logprobs)
+                asked = work.HasField("prompt_logprobs") and sample == offset == 0
+                of_prompt = [_logprob(read, work.prompt_logprobs) for read in prompt[1:]] if asked else None
+                talk.tokens(
+                    submit.request_id,
+                    [token],
+                    sample=sample,
+                    offset=offset,
+                    reason=reason,
+                    logprobs=logprobs,
+                    prompt_logprobs=of_prompt,
+                )
                 total += 1
                 await asyncio.sleep(0)  # lets other scripts and the gateway in between
                 if ends:
@@ -222,6 +235,9 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
                 task.add_done_callback(self._scripts.discard)
             elif message.WhichOneof("message") == "cancel":
                 self.cancels.append(message.cancel)
+            elif message.WhichOneof("message") == "acknowledge":
+                told = message.acknowledge
+                self.taken[told.request_id, told.sample] = told.num_tokens
             await self._tell()
 
     async def _run(self, submit: controller_pb2.Submit, talk: Conversation) -> None:

@@ -56,6 +56,7 @@ def all_models() -> list[FakeModel]:
             model_info("sentencepiece", types_pb2.TASK_GENERATE, types_pb2.TASK_SCORE, eos_token_ids=[2]),
             folders.files(folders.byte_fallback()),
         ),
+        FakeModel(model_info("endless", types_pb2.TASK_GENERATE), folders.files(byte_level)),
         FakeModel(model_info("bare", types_pb2.TASK_GENERATE, types_pb2.TASK_EMBED, types_pb2.TASK_SCORE), {}),
         FakeModel(
             model_info("embedder", types_pb2.TASK_EMBED, num_token_types=2, default_normalize=True, max_length=16),

@@ -8,11 +8,12 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.validation.unserved import UNSERVED
 from liger.v1 import inference_pb2 as pb
 from liger.v1 import types_pb2
+from tests.unit.gateway import folders
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
+EOS = folders.byte_level().token_to_id("<|im_end|>")
 NAN, INF = float("nan"), float("inf")
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
@@ -38,6 +39,8 @@ def embed(**fields: Any) -> pb.InferRequest:
     return infer(embed={"inputs": [{"text": "a"}]} | fields)
 
 
+RESUMPTION = generate(resume_num_tokens=[3])
+
 BAD_GENERATIONS = {
     "temperature NaN": (sampling(temperature=NAN), "sampling.temperature", "is nan"),
     "temperature infinite": (sampling(temperature=INF), "sampling.temperature", "0 to 100"),
@@ -53,7 +56,43 @@ BAD_GENERATIONS = {
     "repetition_penalty infinite": (sampling(repetition_penalty=INF), "sampling.repetition_penalty", "is inf"),
     "presence_penalty": (sampling(presence_penalty=3), "sampling.presence_penalty", "-2 to 2"),
     "frequency_penalty": (sampling(frequency_penalty=NAN), "sampling.frequency_penalty", "-2 to 2"),
-    "logit_bias value": (sampling(logit_bias={5: 101.0}), "sampling.logit_bias", "-100 to 100"),
+    "typical_p zero": (sampling(typical_p=0), "sampling.typical_p", "above 0"),
+    "typical_p too large": (sampling(typical_p=1.1), "sampling.typical_p", "at most 1"),
+    "repetition_penalty NaN": (sampling(repetition_penalty=NAN), "sampling.repetition_penalty", "is nan"),
+    "presence_penalty infinite": (sampling(presence_penalty=-INF), "sampling.presence_penalty", "-2 to 2"),
+    "logit_bias value": (sampling(logit_bias={5: 101.0}), "sampling.logit_bias[5]", "-100 to 100"),
+    "logit_bias NaN": (sampling(logit_bias={5: 1.0, 6: NAN}), "sampling.logit_bias[6]", "is nan"),
+    "logit_bias infinite": (sampling(logit_bias={7: -INF}), "sampling.logit_bias[7]", "is -inf"),
+    "allowed and banned": (
+        sampling(allowed_token_ids=[5, 6], banned_token_ids=[6, 5, 7]),
+        "sampling.banned_token_ids",
+        "no token to draw",
+    ),
+    "everything banned": (sampling(banned_token_ids=range(500)), "sampling.banned_token_ids", "no token to draw"),
+    "only ends allowed before min_tokens": (
+        generate(model="chat", sampling={"allowed_token_ids": [EOS, 9]}, stop={"min_tokens": 1, "stop_token_ids": [9]}),
+        "stop.min_tokens",
+        "no token to draw",
+    ),
+    "best_of too large": (generate(best_of=65), "best_of", "1 to 64"),
+    "best_of zero": (generate(best_of=0), "best_of", "1 to 64"),
+    "structure without text": (generate(structured_output={"regex": "a+"}), "structured_output", "no tokenizer.json"),
+    "structure without end": (
+        generate(model="chat", structured_output={"regex": "a+"}, stop={"ignore_eos": True}),
+        "stop.ignore_eos",
+        "structured_output needs",
+    ),
+    "structure of a model without end": (
+        generate(model="endless", structured_output={"regex": "a+"}),
+        "structured_output",
+        "needs an end-of-sequence token",
+    ),
+    "regex that is none": (generate(model="chat", structured_output={"regex": "a("}), "structured_output.regex", "("),
+    "grammar that is none": (
+        generate(model="chat", structured_output={"grammar": "start: nowhere"}),
+        "structured_output.grammar",
+        "nowhere",
+    ),
     "logit_bias id": (sampling(logit_bias={500: 1.0}), "sampling.logit_bias", "ends at 499"),
     "allowed_token_ids": (sampling(allowed_token_ids=[500]), "sampling.allowed_token_ids", "ends at 499"),
     "banned_token_ids": (sampling(banned_token_ids=[2**32 - 1]), "sampling.banned_token_ids", "ends at 499"),
@@ -164,20 +203,6 @@ BAD_INFERENCES = {
     ),
 }
 
-UNSERVED_CASES = {
-    "sampling.typical_p": sampling(typical_p=0.5),
-    "sampling.repetition_penalty": sampling(repetition_penalty=1.1),
-    "sampling.presence_penalty": sampling(presence_penalty=0.5),
-    "sampling.frequency_penalty": sampling(frequency_penalty=-0.5),
-    "sampling.logit_bias": sampling(logit_bias={5: 1.0}),
-    "sampling.allowed_token_ids": sampling(allowed_token_ids=[5]),
-    "sampling.banned_token_ids": sampling(banned_token_ids=[5]),
-    "best_of": generate(n=1, best_of=2),
-    "prompt_logprobs": generate(prompt_logprobs=0),
-    "structured_output": generate(structured_output={"regex": "a+"}),
-    "resume_num_tokens": generate(resume_num_tokens=[3]),
-}
-
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -228,7 +253,7 @@ async def test_a_bad_inference_is_invalid_and_names_its_field(gateway: Gateway, 
         (BAD_GENERATIONS["temperature NaN"][0], "INVALID_REQUEST"),
         (BAD_GENERATIONS["prompt too long"][0], "INPUT_TOO_LONG"),
         (BAD_GENERATIONS["model that cannot"][0], "UNSUPPORTED_TASK"),
-        (UNSERVED_CASES["best_of"], "NOT_SERVED"),
+        (RESUMPTION, "NOT_SERVED"),
         (generate(model="nobody"), "MODEL_NOT_FOUND"),
         (generate(model="forming"), "UNAVAILABLE"),
     ],
@@ -238,22 +263,10 @@ async def test_errors_carry_a_stable_reason(gateway: Gateway, request_: pb.Gener
     assert (info.reason, info.domain) == (reason, "liger.v1")
 
 
-@pytest.mark.parametrize("field", UNSERVED_CASES)
-async def test_what_is_not_done_yet_is_refused_by_name(gateway: Gateway, field: str) -> None:
-    error = await refused(gateway.stub.Generate(UNSERVED_CASES[field]))
-    assert error.code() is UNIMPLEMENTED
-    assert field_of(error) == field
+async def test_what_is_not_done_yet_is_refused_by_name(gateway: Gateway) -> None:
+    error = await refused(gateway.stub.Generate(RESUMPTION))
+    assert (error.code(), field_of(error)) == (UNIMPLEMENTED, "resume_num_tokens")
     assert gateway.controller.submits == []
-
-
-def test_every_unserved_field_has_a_case() -> None:
-    assert set(UNSERVED_CASES) == set(UNSERVED)
-
-
-async def test_labels_of_the_client_are_refused_by_name(gateway: Gateway) -> None:
-    task = {"inputs": [{"text": "a"}], "labels": ["x", "y"]}
-    error = await refused(gateway.stub.Infer(infer(model="chat", classify=task)))
-    assert (error.code(), field_of(error)) == (UNIMPLEMENTED, "classify.labels")
 
 
 async def test_values_that_change_nothing_are_served(gateway: Gateway) -> None:

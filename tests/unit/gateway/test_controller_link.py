@@ -8,11 +8,12 @@ import grpc.aio
 import pytest
 
 from gateway.controller_link import FIRST_DELAY_S, LONGEST_DELAY_S, reconnect_delays
-from liger.errors import UnavailableError
-from liger.v1 import controller_pb2
+from liger.client import AsyncGenerateStream, Delta
+from liger.errors import LigerError, UnavailableError
+from liger.v1 import controller_pb2, types_pb2
 from liger.v1 import inference_pb2 as pb
 from tests.support.fake_controller import Conversation, FakeController
-from tests.unit.gateway.conftest import NOT_SERVING, SERVING, Gateway, all_models, running
+from tests.unit.gateway.conftest import NOT_SERVING, SERVING, Gateway, all_models, model_info, running
 
 
 async def silence(submit: controller_pb2.Submit, talk: Conversation) -> None:
@@ -100,17 +101,58 @@ async def test_events_of_unknown_requests_and_unknown_kinds_are_ignored(gateway:
     assert (await gateway.client.embed("bare", [[5]])).usage.prompt_tokens == 1
 
 
-async def test_a_controller_that_speaks_of_unknown_values_is_left_and_tried_again(gateway: Gateway) -> None:
+async def test_a_controller_that_speaks_of_unknown_models_is_left_and_tried_again(gateway: Gateway) -> None:
     [talk] = gateway.controller.conversations
     gateway.controller.script = silence
     inference = asyncio.ensure_future(gateway.client.embed("bare", [[5]], request_id="odd"))
     await gateway.controller.until(lambda: gateway.controller.submits)
-    message = controller_pb2.SampleTokens(request_id="odd", finish_reason=99)
-    talk.send(controller_pb2.ConnectResponse(tokens=message))
+    odd = controller_pb2.Catalogue.Entry(model=model_info("odd", default_pooling=99), num_groups=1)
+    talk.send(controller_pb2.ConnectResponse(catalogue=controller_pb2.Catalogue(entries=[odd])))
     with pytest.raises(UnavailableError, match="lost the controller"):
         await inference
     await gateway.controller.until(lambda: talk not in gateway.controller.conversations)
     await gateway.until_health(SERVING)
+
+
+ODD_TOKENS = {
+    "an unknown end": {"finish_reason": 99},
+    "a gap": {"offset": 5, "token_ids": [5]},
+    "an unknown sample": {"sample": 7, "token_ids": [5]},
+}
+
+
+@pytest.mark.parametrize("case", ODD_TOKENS)
+@pytest.mark.parametrize("together", [False, True])
+async def test_odd_tokens_fail_their_own_request_alone(gateway: Gateway, case: str, together: bool) -> None:
+    """Whether they come alone, or in one message with those of others."""
+    gateway.controller.script = silence
+    streams = {name: gateway.client.generate("bare", [5], request_id=name) for name in ("one", "odd", "two")}
+    reading = {name: asyncio.ensure_future(all_tokens(stream)) for name, stream in streams.items()}
+    await gateway.controller.until(lambda: len(gateway.controller.submits) == 3)
+    step = [
+        controller_pb2.SampleTokens(request_id="one", token_ids=[7, 8], finish_reason=types_pb2.FINISH_REASON_LENGTH),
+        controller_pb2.SampleTokens(request_id="odd", **ODD_TOKENS[case]),
+        controller_pb2.SampleTokens(request_id="nobody", token_ids=[6]),
+        controller_pb2.SampleTokens(request_id="two", token_ids=[9], finish_reason=types_pb2.FINISH_REASON_LENGTH),
+    ]
+    [talk] = gateway.controller.conversations
+    if together:
+        talk.send(controller_pb2.ConnectResponse(step=controller_pb2.StepTokens(tokens=step)))
+    else:
+        for tokens in step:
+            talk.send(controller_pb2.ConnectResponse(tokens=tokens))
+    talk.finish("one")
+    talk.finish("two")
+    assert (await reading["one"], await reading["two"]) == ([7, 8], [9])
+    with pytest.raises(LigerError) as caught:
+        await reading["odd"]
+    assert caught.value.reason == "INTERNAL"
+    await gateway.controller.until(lambda: gateway.controller.cancels)
+    assert [cancel.request_id for cancel in gateway.controller.cancels] == ["odd"]
+
+
+async def all_tokens(stream: AsyncGenerateStream) -> list[int]:
+    return [token async for event in stream.events() if isinstance(event, Delta) for token in event.token_ids]
 
 
 async def test_draining_refuses_new_calls_and_finishes_those_under_way(gateway: Gateway) -> None:

@@ -65,3 +65,28 @@ async def test_more_requests_than_the_controller_takes_are_refused() -> None:
     with pytest.raises(OverloadedError, match="wait to be sent") as caught:
         outgoing.submit(submit("one more"))
     assert caught.value.retry_after_s == 1.0
+
+
+async def test_acknowledgements_go_after_cancels_and_before_submits() -> None:
+    outgoing = Outgoing("me")
+    messages = await begun(outgoing)
+    outgoing.submit(submit("new"))
+    outgoing.acknowledge("running", 1, 64)
+    outgoing.cancel("old", None, FinishReason.CANCELLED)
+    kinds = [(await anext(messages)).WhichOneof("message") for _ in range(3)]
+    assert kinds == ["cancel", "acknowledge", "submit"]
+
+
+async def test_of_several_acknowledgements_of_a_sample_the_last_is_sent() -> None:
+    outgoing = Outgoing("me")
+    messages = await begun(outgoing)
+    for num_tokens in (64, 128, 192):
+        outgoing.acknowledge("a", 0, num_tokens)
+    outgoing.acknowledge("a", 1, 70)
+    outgoing.submit(submit("b"))
+    sent = [await anext(messages) for _ in range(3)]
+    assert [message.acknowledge for message in sent[:2]] == [
+        pb.Acknowledge(request_id="a", sample=0, num_tokens=192),
+        pb.Acknowledge(request_id="a", sample=1, num_tokens=70),
+    ]
+    assert sent[2].submit.request_id == "b"

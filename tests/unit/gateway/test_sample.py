@@ -1,13 +1,17 @@
 """One sample: what came is given once, joined while nobody takes it, and ended in the right words."""
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sample import Sample, StopTokens
+from gateway.sample import Likelihoods, Sample, StopTokens
 from gateway.stop import StopScanner, StopStrings
 from gateway.work import SampleTokens
 from liger.client.results import Delta, Finished
 from liger.domain import FinishReason
+from liger.errors import LigerError
 from liger.schedule import Logprob
 
 LETTERS = "abcdef"
@@ -30,13 +34,18 @@ class Letters:
         return held
 
 
-def sample(*stops: str, min_tokens: int = 0) -> Sample:
+def sample(*stops: str, min_tokens: int = 0, grammar: bool = False, shown: bool = True, rank: bool = False) -> Sample:
     return Sample(
         0,
         detokenizer=Letters(),
         scanner=StopScanner(StopStrings(stops), include_stop=False),
-        stop_tokens=StopTokens(silent_ids=frozenset({END}), spellings={END: "</s>", 0: "a"}),
+        stop_tokens=StopTokens(
+            silent_ids=frozenset({END}),
+            grammar_ids=frozenset({END} if grammar else ()),
+            spellings={END: "</s>", 0: "a"},
+        ),
         min_tokens=min_tokens,
+        likelihoods=Likelihoods(are_shown=shown, rank=rank),
     )
 
 
@@ -113,6 +122,52 @@ def test_a_stop_string_before_min_tokens_does_not_count() -> None:
     assert isinstance(delta, Delta)
     assert delta.text == "aab"
     assert finished == Finished(index=0, reason=FinishReason.STOP, stop="a", num_tokens=4)
+
+
+@pytest.mark.parametrize("told", [FinishReason.STOP, FinishReason.GRAMMAR])
+def test_an_end_token_after_a_grammar_says_that_it_is_complete(told: FinishReason) -> None:
+    made = sample(grammar=True)
+    made.take(tokens(1, END, reason=told))
+    assert made.events()[-1] == Finished(index=0, reason=FinishReason.GRAMMAR, stop="</s>", num_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("ids", "told", "reason"),
+    [
+        ((1, 0), FinishReason.STOP, FinishReason.STOP),  # a client's stop token
+        ((1, 2), FinishReason.STOP, FinishReason.STOP),  # a stop string
+        ((1, 3), FinishReason.LENGTH, FinishReason.LENGTH),
+    ],
+)
+def test_other_ends_of_a_grammars_output_keep_their_reason(
+    ids: tuple[int, ...], told: FinishReason, reason: FinishReason
+) -> None:
+    made = sample("bc", grammar=True)
+    made.take(tokens(*ids, reason=told))
+    finished = made.events()[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason is reason
+
+
+def test_a_ranked_sample_sums_the_likelihoods_of_its_tokens_and_hides_them() -> None:
+    made = sample("bc", shown=False, rank=True)
+    made.take(tokens(0, 1, 2, 3))
+    delta, finished = made.events()
+    assert isinstance(delta, Delta)
+    assert delta.logprobs == ()
+    assert finished == Finished(index=0, reason=FinishReason.STOP, stop="bc", num_tokens=3, logprob=-3.0)
+    assert made.mean_logprob == -1.0
+
+
+def test_a_sample_without_tokens_is_the_least_likely() -> None:
+    assert sample(rank=True).mean_logprob == -math.inf
+
+
+@pytest.mark.parametrize(("shown", "rank"), [(True, False), (False, True)])
+def test_tokens_without_their_likelihoods_are_refused(shown: bool, rank: bool) -> None:
+    made = sample(shown=shown, rank=rank)
+    with pytest.raises(LigerError, match="without their likelihoods"):
+        made.take(SampleTokens(sample=0, offset=0, token_ids=(1, 2), logprobs=(Logprob(token_id=1, logprob=-1.0),)))
 
 
 @given(

@@ -62,7 +62,7 @@ REST = some(
     best_of=UINT32,
     logprobs=UINT32,
     prompt_logprobs=UINT32,
-    structured_output=some(regex=SHORT),
+    structured_output=some(regex=SHORT) | some(json_schema=SHORT) | some(grammar=SHORT),
     resume_num_tokens=IDS,
 )
 INPUT = some(text=SHORT) | IDS.map(lambda ids: {"token_ids": {"ids": ids}})
@@ -110,8 +110,20 @@ def check_generation(generation: Generation) -> None:
     assert 0 <= sampling.min_p <= 1
     assert 0 <= sampling.top_k < 500
     assert math.isfinite(sampling.temperature + sampling.top_p + sampling.min_p)
+    assert 0 < sampling.typical_p <= 1
+    assert 0 < sampling.repetition_penalty < math.inf
+    assert abs(sampling.presence_penalty) <= 2
+    assert abs(sampling.frequency_penalty) <= 2
+    assert list(sampling.logit_bias) == sorted(sampling.logit_bias)
+    assert all(token < 500 and 0 < abs(bias) <= 100 for token, bias in sampling.logit_bias)
+    for ids in (sampling.allowed_token_ids, sampling.banned_token_ids):
+        assert list(ids) == sorted(set(ids))
+        assert all(token < 500 for token in ids)
+    assert set(sampling.allowed_token_ids or range(500)) - set(sampling.banned_token_ids)
     assert sampling.logprobs is None or 0 <= sampling.logprobs <= 20
-    assert 1 <= generation.num_samples <= 64
+    assert sampling.logprobs is not None or not (generation.is_ranked or generation.shows_logprobs)
+    assert generation.prompt_logprobs is None or 0 <= generation.prompt_logprobs <= 20
+    assert 1 <= generation.num_given <= generation.num_samples <= 64
     assert -100 <= generation.priority <= 100
     assert stop.max_tokens is None or 1 <= max(1, stop.min_tokens) <= stop.max_tokens
     assert all(stop.strings)
