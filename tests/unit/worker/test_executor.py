@@ -107,7 +107,7 @@ def test_an_encoder_runs_in_stages(tiny_model: MakeModel) -> None:
 
 def test_each_rank_of_a_stage_keeps_keys_of_its_own_layers_alone(tiny_model: MakeModel) -> None:
     folder, _ = tiny_model("llama")
-    with running_group(folder, stage_layers=(1, 2), kv_cache_gib=0.0005) as group:
+    with running_group(folder, stage_layers=(1, 2), kv_cache_gib=0.00005) as group:
         first, second = group.joined
     assert first.num_blocks == pytest.approx(2 * second.num_blocks, abs=2)
     assert first.forwards == second.forwards
