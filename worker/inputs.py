@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from liger.domain import EncodeOutput
-from liger.schedule import BatchRows, DecodeRows, EncodeRows, PrefillRows
+from liger.errors import ScheduleRefusedError
+from liger.schedule import BatchRows, BlockAppends, DecodeRows, EncodeRows, PrefillRows
 from worker.attention.encode import build_encode_attention
 from worker.attention.interface import Attend
 from worker.attention.paged import build_paged_attention
 from worker.kv_cache import KvCache
-from worker.sampling.sampler import Draw
-from worker.sequences import SequenceTable
+from worker.sampling.draw import Draw
+from worker.sequences import PromptTargets, SequenceTable
 from worker.shards.spec import ModelSpec
 
 
@@ -27,6 +28,16 @@ class Claim:
     block_tables: tuple[tuple[int, ...], ...] = ()  # of each row, with the blocks appended for this batch
     draws: tuple[Draw, ...] = ()  # one a token to draw
     draw_rows: tuple[int, ...] = ()  # their rows of the sequence table
+    draw_chunks: tuple[int, ...] = ()  # prefill: their chunks; forks draw from the same as the row that they copy
+    targets: tuple[PromptTargets | None, ...] = ()  # prefill: what each chunk predicts of its prompt, if asked
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Tokens of a prompt whose likelihoods a chunk gives."""
+
+    first: int  # row of the hidden states that predicts the first of them; the others follow
+    targets: PromptTargets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +49,10 @@ class BatchInputs:
     token_type_ids: Tensor | None  # [num_tokens] int64
     attend: Attend
     draws: tuple[Draw, ...] = ()  # one a token to draw
-    draw_places: Tensor | None = None  # [draws] int64: rows of the hidden states that are drawn from; None for all
+    draw_places: Tensor | None = None  # [n] int64: rows of the hidden states that are drawn from; None for all
+    draw_copies: Tensor | None = None  # [draws] int64: which of those each draws from; None for one each
     draw_rows: Tensor | None = None  # [draws] int64: rows of the sequence table
+    predictions: tuple[Prediction, ...] = ()  # prefill: of prompts whose likelihoods are asked for
     lengths: tuple[int, ...] = ()  # encode: tokens of each input
     outputs: tuple[EncodeOutput, ...] = ()  # encode: what becomes of each input
 
@@ -74,33 +87,77 @@ class InputBuilder:
         """Claim and prepare a batch at once.
 
         Raises:
-            ScheduleRefusedError: It names rows that no sequence holds.
+            ScheduleRefusedError: See `claim`.
         """
         return self.prepare(self.claim(rows))
 
     def claim(self, rows: BatchRows) -> Claim:
-        """Take what a batch needs of the sequence table; appends its KV blocks there.
+        """Take what a batch needs of the sequence table; copies and appends its KV blocks there.
 
         Raises:
-            ScheduleRefusedError: It names rows that no sequence holds.
+            ScheduleRefusedError: It names rows that no sequence holds or blocks that do not exist, copies another block
+                than a row's last, or gives a row too few blocks.
         """
-        if isinstance(rows, EncodeRows):
-            return Claim(rows=rows, num_tokens=len(rows.token_ids))
+        match rows:
+            case EncodeRows():
+                return Claim(rows=rows, num_tokens=len(rows.token_ids))
+            case DecodeRows():
+                ends = [position + 1 for position in rows.positions]
+                tables = self._claim_blocks(rows, ends)
+                draws = tuple(map(self._table.draw, rows.rows, ends))
+                return Claim(
+                    rows=rows, num_tokens=len(rows.rows), block_tables=tables, draws=draws, draw_rows=rows.rows
+                )
+            case PrefillRows():
+                return self._claim_prefill(rows)
+
+    def _claim_prefill(self, rows: PrefillRows) -> Claim:
         table = self._table
-        table.check_known(rows.rows)
-        table.append(rows.appends)
-        if isinstance(rows, DecodeRows):
-            drawing = [(row, position + 1) for row, position in zip(rows.rows, rows.positions, strict=True)]
-        else:
-            chunks = zip(rows.rows, rows.starts, rows.num_tokens, rows.samples, strict=True)
-            drawing = [(row, start + count) for row, start, count, samples in chunks if samples]
+        ends = [start + count for start, count in zip(rows.starts, rows.num_tokens, strict=True)]
+        tables = self._claim_blocks(rows, ends)
+        drawing: list[tuple[int, int]] = []  # row, chunk
+        for chunk, (row, forks, samples) in enumerate(zip(rows.rows, _forks(rows), rows.samples, strict=True)):
+            if forks and not samples:
+                raise ScheduleRefusedError(f"rows {forks[:8]} fork from a chunk of row {row} that draws nothing")
+            table.fork(row, forks)
+            drawing += [(own, chunk) for own in (row, *forks) if samples]
         return Claim(
             rows=rows,
-            num_tokens=len(rows.rows) if isinstance(rows, DecodeRows) else len(rows.token_ids),
-            block_tables=tuple(map(tuple, table.block_tables(rows.rows))),
-            draws=tuple(table.draw(row, position) for row, position in drawing),
+            num_tokens=len(rows.token_ids),
+            block_tables=tables,
+            draws=tuple(table.draw(row, ends[chunk]) for row, chunk in drawing),
             draw_rows=tuple(row for row, _ in drawing),
+            draw_chunks=tuple(chunk for _, chunk in drawing),
+            targets=tuple(map(table.prompt_targets, rows.rows, rows.starts, rows.num_tokens)),
         )
+
+    def _claim_blocks(self, rows: PrefillRows | DecodeRows, ends: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Bring block tables up to date and return them, one a row, each with room for tokens up to its end."""
+        cache, table, appends = self._cache, self._table, rows.appends
+        assert cache is not None, "a model without a KV cache has no prefill or decode forward"
+        table.check_known(rows.rows)
+        outside = [block for block in (*appends.blocks, *appends.copy_targets) if not 0 <= block < cache.num_blocks]
+        if outside:
+            raise ScheduleRefusedError(f"there are no blocks {outside[:8]}: the cache has {cache.num_blocks}")
+        self._copy_blocks(cache, appends)
+        table.append(appends)
+        tables = tuple(map(tuple, table.block_tables(rows.rows)))
+        for row, blocks, end in zip(rows.rows, tables, ends, strict=True):
+            if len(blocks) * cache.block_size < end:
+                raise ScheduleRefusedError(f"row {row} has {len(blocks)} blocks, which do not hold {end} tokens")
+        return tables
+
+    def _copy_blocks(self, cache: KvCache, appends: BlockAppends) -> None:
+        rows, sources, targets = appends.copy_rows, appends.copy_sources, appends.copy_targets
+        if not rows and not sources and not targets:
+            return
+        if not len(rows) == len(sources) == len(targets):
+            raise ScheduleRefusedError("copied blocks are not as many as their rows")
+        if len(set(targets)) < len(targets) or not set(targets).isdisjoint(sources):
+            raise ScheduleRefusedError("a block is copied to twice, or is copied and copied to")
+        for row, source, target in zip(rows, sources, targets, strict=True):
+            self._table.copy_last(row, source, target)
+        cache.copy_blocks(sources, targets)
 
     def prepare(self, claim: Claim) -> BatchInputs:
         """Return a batch's tensors; those of a decode batch hold its sequences' last tokens as they are now."""
@@ -117,18 +174,26 @@ class InputBuilder:
         return torch.empty(claim.num_tokens, self._spec.hidden_size, dtype=self._dtype, device=self._device)
 
     def _prefill(self, claim: Claim, rows: PrefillRows) -> BatchInputs:
-        ends = accumulate(rows.num_tokens)
+        ends = list(accumulate(rows.num_tokens))
         positions = [
             start + offset for start, count in zip(rows.starts, rows.num_tokens, strict=True) for offset in range(count)
         ]
+        drawn = list(dict.fromkeys(claim.draw_chunks))
+        copies = [drawn.index(chunk) for chunk in claim.draw_chunks]
         return BatchInputs(
             token_ids=self._ids(rows.token_ids),
             positions=self._ids(positions),
             token_type_ids=None,
             attend=self._paged(claim, rows.num_tokens, rows.starts),
             draws=claim.draws,
-            draw_places=self._ids([end - 1 for end, samples in zip(ends, rows.samples, strict=True) if samples]),
+            draw_places=self._ids([ends[chunk] - 1 for chunk in drawn]),
+            draw_copies=self._ids(copies) if len(drawn) < len(copies) else None,
             draw_rows=self._ids(claim.draw_rows),
+            predictions=tuple(
+                Prediction(end - count, targets)
+                for end, count, targets in zip(ends, rows.num_tokens, claim.targets, strict=True)
+                if targets is not None and targets.token_ids
+            ),
         )
 
     def _decode(self, claim: Claim, rows: DecodeRows) -> BatchInputs:
@@ -171,3 +236,10 @@ class InputBuilder:
 
     def _ids(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+def _forks(rows: PrefillRows) -> tuple[tuple[int, ...], ...]:
+    counts = rows.fork_counts or (0,) * len(rows.rows)
+    if len(counts) != len(rows.rows) or sum(counts) != len(rows.fork_rows):
+        raise ScheduleRefusedError("forked rows are not as many as the chunks are to get")
+    return rows.forks()

@@ -1,5 +1,6 @@
 """The keys and values of running sequences, in blocks of token slots."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,13 @@ class KvCache:
         """Return a layer's keys and values by slot, each [num_blocks * block_size, kv_heads, head_dim]; no copy."""
         place = layer - self.layers.start
         return self.keys[place].flatten(0, 1), self.values[place].flatten(0, 1)
+
+    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy blocks in all layers held; no target is a source too."""
+        places = (torch.tensor(blocks, dtype=torch.int64, device=self.keys[0].device) for blocks in (sources, targets))
+        source, target = places
+        for tensor in (*self.keys, *self.values):
+            tensor.index_copy_(0, target, tensor.index_select(0, source))
 
     @property
     def num_bytes(self) -> int:

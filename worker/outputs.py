@@ -1,4 +1,4 @@
-"""What an encode batch gives: vectors, the classification head's outputs, likelihoods of given tokens."""
+"""What batches give besides drawn tokens: vectors, the classification head's outputs, likelihoods of given tokens."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from liger.domain import ClassifyOutput, Pooling, PoolOutput, ScoreOutput
 from liger.schedule import ItemResult, Logprob
-from worker.inputs import BatchInputs
-from worker.sampling.likelihood import joined_likelihood, shard_likelihood
+from worker.inputs import BatchInputs, Prediction
+from worker.sampling.likelihood import joined_likelihood, likelihood_width, shard_likelihood
 from worker.shards.shard import Shard
 
+_NUM_RIVALS: Final = 1  # told of each scored token
 _SCORED_AT_ONCE: Final = 256  # tokens whose logits are held at once: each is a row as wide as the vocabulary
 
 
@@ -49,7 +50,7 @@ class EncodeOutputs:
 
     def results(self, parts: Sequence[Tensor]) -> tuple[ItemResult, ...]:
         """Return one result an input, from all ranks' candidates in rank order if they are needed."""
-        likelihoods = iter(joined_likelihood(parts, self._targets.tolist()) if self._scored else ())
+        likelihoods = iter(self._likelihoods(parts) if self._scored else ())
         return tuple(
             ItemResult(
                 values=tuple(vector.tolist()) if vector is not None else (),
@@ -69,13 +70,47 @@ class EncodeOutputs:
                 return None
 
     def _candidates(self, shard: Shard, hidden: Tensor) -> Tensor:
-        if not self._scored:
-            return torch.zeros(0, 4)
-        rows = range(shard.vocab_start, shard.vocab_end)
-        spans = [slice(first, first + _SCORED_AT_ONCE) for first in range(0, len(self._scored), _SCORED_AT_ONCE)]
-        return torch.cat(
-            [shard_likelihood(shard.logits(hidden[self._scored[span]]), self._targets[span], rows) for span in spans]
-        )
+        return _score(shard, hidden, self._scored, self._targets, _NUM_RIVALS)
+
+    def _likelihoods(self, parts: Sequence[Tensor]) -> tuple[Logprob, ...]:
+        return joined_likelihood(torch.stack(list(parts)), self._targets.tolist(), (_NUM_RIVALS,) * len(self._scored))
+
+
+class PromptOutputs:
+    """Likelihoods of prompts' own tokens, given by the chunks of a prefill batch.
+
+    Args:
+        shard: This rank's.
+        predictions: What the chunks predict.
+        hidden: [num_tokens, output_size], after the last norm; equal on all ranks.
+    """
+
+    def __init__(self, shard: Shard, predictions: Sequence[Prediction], hidden: Tensor) -> None:
+        size = shard.spec.vocab_size
+        self._token_ids = [token for one in predictions for token in one.targets.token_ids]
+        self._wanted = [min(one.targets.num_rivals, size) for one in predictions for _ in one.targets.token_ids]
+        self._num_rivals = max(self._wanted, default=0)
+        places = [one.first + offset for one in predictions for offset in range(len(one.targets.token_ids))]
+        targets = torch.tensor(self._token_ids, dtype=torch.int64, device=hidden.device)
+        self.payload = _score(shard, hidden, places, targets, self._num_rivals).flatten()  # what this rank sends
+
+    def results(self, parts: Sequence[Tensor]) -> tuple[Logprob, ...]:
+        """Return the likelihood of each predicted token, from all ranks' payloads in rank order."""
+        if not self._token_ids:
+            return ()
+        table = torch.stack(list(parts)).view(len(parts), len(self._token_ids), -1)
+        return joined_likelihood(table, self._token_ids, self._wanted)
+
+
+def _score(shard: Shard, hidden: Tensor, places: Sequence[int], targets: Tensor, num_rivals: int) -> Tensor:
+    """Return this rank's part in the likelihoods of tokens that follow some rows of hidden states."""
+    if not places:
+        return hidden.new_zeros(0, likelihood_width(num_rivals), dtype=torch.float32)
+    rows = range(shard.vocab_start, shard.vocab_end)
+    spans = [slice(first, first + _SCORED_AT_ONCE) for first in range(0, len(places), _SCORED_AT_ONCE)]
+    return torch.cat(
+        [shard_likelihood(shard.logits(hidden[places[span]]), targets[span], rows, num_rivals) for span in spans]
+    )
 
 
 def _pool(hidden: Tensor, output: PoolOutput) -> Tensor:

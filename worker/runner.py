@@ -11,7 +11,8 @@ from worker.communicator.base import Communicator, Exchange, StageLinks
 from worker.communicator.local import DoneExchange
 from worker.feedback import Feedback
 from worker.inputs import BatchInputs, InputBuilder
-from worker.outputs import EncodeOutputs
+from worker.outputs import EncodeOutputs, PromptOutputs
+from worker.sampling.draw import count_drawn
 from worker.sampling.sampler import Sampler
 from worker.segments import is_feedback
 from worker.sequences import SequenceTable
@@ -95,7 +96,13 @@ class SegmentRunner:
             token_ids, logprobs = work.drawn.token_ids, work.drawn.logprobs
         if work.outputs is not None:
             items = work.outputs.results(self._wait(work.exchanges.pop()) if work.outputs.needs_candidates else ())
-        return BatchOutcome(batch_id=slot.start.batch_id, token_ids=token_ids, logprobs=logprobs, items=items)
+        return BatchOutcome(
+            batch_id=slot.start.batch_id,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            items=items,
+            prompt_logprobs=work.prompt_logprobs,
+        )
 
     def _embed(self, slot: Slot, _: Segment, __: Piece | None) -> None:
         if slot.start.kind is BatchKind.DECODE:
@@ -138,8 +145,12 @@ class SegmentRunner:
             work.partial = work.outputs.candidates
             return
         assert self._sampler is not None, "where the head of a model that makes tokens is, there is a sampler"
-        drawing = hidden if inputs.draw_places is None else hidden.index_select(0, inputs.draw_places)
-        work.partial = self._sampler.candidates(self._shard.logits(drawing), inputs.draws)
+        logits = self._shard.logits(hidden if inputs.draw_places is None else hidden[inputs.draw_places])
+        if inputs.draw_copies is not None:
+            logits = logits[inputs.draw_copies]
+        work.candidates = self._sampler.candidates(logits, inputs.draws)
+        work.prompts = PromptOutputs(self._shard, inputs.predictions, hidden)
+        work.partial = torch.cat([work.candidates.payload, work.prompts.payload])
 
     def _gather(self, slot: Slot, _: Segment, __: Piece | None) -> Exchange:
         work = slot.work
@@ -151,12 +162,20 @@ class SegmentRunner:
         return exchange
 
     def _sample(self, slot: Slot, _: Segment, __: Piece | None) -> None:
-        assert self._sampler is not None, "where tokens are drawn, there is a sampler"
         work, inputs = slot.work, self._prepared(slot)
-        work.drawn = self._sampler.choose(self._wait(work.exchanges.pop()), inputs.draws)
+        assert work.candidates is not None and work.prompts is not None, "the head comes first"  # noqa: PT018 - one bug
+        parts, size = self._wait(work.exchanges.pop()), len(work.candidates.payload)
+        work.drawn = work.candidates.choose([part[:size] for part in parts], self._ask_again)
+        work.prompt_logprobs = work.prompts.results([part[size:] for part in parts])
+        work.candidates = work.prompts = None
         rows = inputs.draw_rows
         assert rows is not None, "what is drawn belongs to sequences"
         self._table.put_tokens(rows, torch.tensor(work.drawn.token_ids, dtype=torch.int64, device=rows.device))
+        count_drawn(inputs.draws, work.drawn)
+
+    def _ask_again(self, part: Tensor) -> tuple[Tensor, ...]:
+        """Gather what filters left undecided, at once; all ranks are at the same place of their order."""
+        return self._wait(self._communicator.all_gather(part))
 
     def _send(self, slot: Slot, segment: Segment, _: Piece | None) -> Exchange:
         assert segment.peer is not None, "a send has a peer"

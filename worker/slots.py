@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from liger.schedule import BatchStart
+from liger.schedule import BatchStart, Logprob
 from worker.communicator.base import Exchange
 from worker.inputs import BatchInputs, Claim
-from worker.outputs import EncodeOutputs
-from worker.sampling.sampler import Drawn
+from worker.outputs import EncodeOutputs, PromptOutputs
+from worker.sampling.draw import Drawn
+from worker.sampling.sampler import Candidates
 from worker.shards.shard import Activation
 
 
@@ -23,7 +24,10 @@ class Work:
     partial: Tensor | None = None  # [num_tokens, hidden], or candidates: what the next exchange sends
     exchanges: list[Exchange] = field(default_factory=list)  # of `partial`; several for pieces, in row order
     outputs: EncodeOutputs | None = None
+    candidates: Candidates | None = None
+    prompts: PromptOutputs | None = None
     drawn: Drawn | None = None
+    prompt_logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from worker.inputs import Claim, InputBuilder
 from worker.kv_cache import KvCache
 from worker.outputs import EncodeOutputs
 from worker.profiler.plan import Shape, block_tables
-from worker.sampling.sampler import Sampler
+from worker.sampling.sampler import Candidates, Sampler
 from worker.sequences import SequenceTable
 from worker.shards.shard import Activation, Shard
 from worker.shards.spec import HeadKind
@@ -137,9 +137,9 @@ class TimedBatch:
         partial, spans[SegmentKind.MLP] = self._timed(lambda: self.compute(SegmentKind.MLP, act))
         if shard.layers.stop == shard.spec.num_layers:
             act.addends = (partial,)
-            partial, spans[SegmentKind.HEAD] = self._timed(lambda: self._head(act))
-            if self._sampler is not None:
-                _, spans[SegmentKind.SAMPLE] = self._timed(lambda: self._sample(partial))
+            candidates, spans[SegmentKind.HEAD] = self._timed(lambda: self._head(act))
+            if candidates is not None:
+                _, spans[SegmentKind.SAMPLE] = self._timed(lambda: self._sample(candidates))
         return spans
 
     def begin(self) -> Activation:
@@ -160,18 +160,23 @@ class TimedBatch:
             return self._shard.attention(self._layer, act, self._inputs.attend)
         return self._shard.mlp(self._layer, act)
 
-    def _head(self, act: Activation) -> Tensor:
+    def _head(self, act: Activation) -> Candidates | None:
         inputs, hidden = self._inputs, self._shard.finish(act)
         if self._sampler is None:
-            return EncodeOutputs(self._shard, inputs, hidden).candidates
+            EncodeOutputs(self._shard, inputs, hidden)
+            return None
         drawing = hidden if inputs.draw_places is None else hidden.index_select(0, inputs.draw_places)
         return self._sampler.candidates(self._shard.logits(drawing), inputs.draws)
 
-    def _sample(self, candidates: Tensor) -> None:
-        sampler, rows = self._sampler, self._inputs.draw_rows
-        assert sampler is not None and rows is not None, "only batches that draw come here"  # noqa: PT018 - one bug
-        drawn = sampler.choose((candidates,) * self._num_parts, self._inputs.draws)
+    def _sample(self, candidates: Candidates) -> None:
+        rows = self._inputs.draw_rows
+        assert rows is not None, "only batches that draw come here"
+        drawn = candidates.choose(self._from_all(candidates.payload), self._from_all)
         self._table.put_tokens(rows, torch.tensor(drawn.token_ids, dtype=torch.int64))
+
+    def _from_all(self, part: Tensor) -> tuple[Tensor, ...]:
+        """Return what a gather would bring if all ranks sent the same."""
+        return (part,) * self._num_parts
 
     def _timed(self, work: Callable[[], ResultT]) -> tuple[ResultT, int]:
         began_ns = self._clock_ns()

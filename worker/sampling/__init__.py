@@ -1,4 +1,6 @@
-"""Drawing tokens on vocabulary shards.
+"""Drawing tokens on vocabulary shards, see docs/sampling.md.
 
-Reading map: `noise`, `filters` (the distribution), `sampler` (local, then joined), `likelihood` (of given tokens).
+Reading map: `draw` (what is asked), `sampler` (candidates of a shard, then the choice), `forms` and `groups` (what like
+draws send), `controls` and `adjust` (penalties, biases, masks), `filters` (which tokens are kept), `masses`, `ranking`
+and `packing` (what the parts of shards are made of), `noise`, `likelihood` (of drawn and of given tokens).
 """

@@ -1,52 +1,121 @@
-"""Which tokens may be drawn: temperature, top-k, top-p, min-p, in this order (as transformers applies them)."""
+"""Which tokens may be drawn: top-k, top-p, min-p, typical-p, in this order, each over what the ones before left.
+
+As transformers' warpers of these names, but in float64, with equal values in the order of `ranking`, and with masses
+compared in steps of 2^-40: the order in which shards' sums are added moves no boundary.
+
+A row may be known in part: its largest values, and a bound on all others. It is decided if no other could be kept.
+"""
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from liger.domain import Sampling
+from worker.sampling.masses import Masses, depths
+
+_STEPS: Final = 2.0**40
 
 
-def filtered_logits(logits: Tensor, rows: Sequence[Sampling]) -> Tensor:
-    """Return logits over temperature, with -inf for tokens that may not be drawn.
+def is_filtered(sampling: Sampling) -> bool:
+    """Return whether some tokens are left out by their likelihood."""
+    return sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0 or sampling.typical_p < 1.0
+
+
+def needs_masses(sampling: Sampling) -> bool:
+    """Return whether a filter asks for sums over the whole row: those over what top-k left are known without."""
+    is_typical_alone = sampling.typical_p < 1.0 and sampling.min_p == 0.0
+    return sampling.top_k == 0 and (sampling.top_p < 1.0 or is_typical_alone)
+
+
+def keep_tokens(
+    values: Tensor, bound: Tensor, rows: Sequence[Sampling], masses: Masses | None
+) -> tuple[Tensor, Tensor]:
+    """Return which of the likeliest tokens are kept [rows, n] bool, and for which rows that is all [rows] bool.
 
     Args:
-        logits: [rows, vocabulary] float32, whole.
-        rows: How each row is drawn, temperature above 0.
+        values: [rows, n] float32, in order: logits over temperature; -inf for what may not be drawn.
+        bound: [rows] float32: no other token has more; -inf if none of the others may be drawn.
+        rows: How each is drawn, temperature above 0.
+        masses: Of the whole rows; None if none of them needs any.
     """
-    temperatures = _column(logits, [row.temperature for row in rows])
-    scaled = logits / temperatures
-    if all(row.top_k == 0 and row.top_p >= 1.0 and row.min_p == 0.0 for row in rows):
-        return scaled
-    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-    keep = torch.ones_like(ordered, dtype=torch.bool)
-    keep &= _top_k(ordered, rows)
-    keep &= _top_p(ordered.masked_fill(~keep, -torch.inf), rows)
-    keep &= _min_p(ordered, rows)
-    return torch.full_like(scaled, -torch.inf).scatter(-1, order, ordered.masked_fill(~keep, -torch.inf))
+    depth = depths(values, values[:, :1])
+    weights = depth.exp()
+    top_k, top_p, min_p, typical_p = (_column(values, [getattr(row, name) for row in rows]) for name in _NAMES)
+    kept = values > -torch.inf
+    least = _kth_value(values, top_k)
+    kept &= values >= least
+    is_sure = (bound < least.squeeze(-1)) | (top_k.squeeze(-1) == 0)
+    left = weights * kept
+    total = left.sum(-1) if masses is None else torch.where(top_k.squeeze(-1) > 0, left.sum(-1), masses.total)
+    kept &= _top_p(left, total, top_p) & (depth >= min_p.log())
+    is_sure &= bound < torch.where(kept, values, torch.inf).amin(-1)
+    if any(row.typical_p < 1.0 for row in rows):
+        is_free = ((top_k == 0) & (top_p >= 1.0) & (min_p == 0.0)).squeeze(-1)
+        typical = _Typical(depth, weights * kept, masses, is_free, typical_p)
+        is_sure = torch.where(
+            is_free & (typical_p.squeeze(-1) < 1.0),
+            typical.is_outside(depths(bound.unsqueeze(-1), values[:, :1])),
+            is_sure,
+        )
+        kept &= typical.keep | (typical_p >= 1.0)
+    return kept, is_sure | (bound == -torch.inf)
 
 
-def _top_k(ordered: Tensor, rows: Sequence[Sampling]) -> Tensor:
-    """Keep the k likeliest, and all that are as likely as the last of them."""
-    size = ordered.shape[-1]
-    last = torch.tensor([min(row.top_k or size, size) - 1 for row in rows], device=ordered.device).unsqueeze(-1)
-    return ordered >= ordered.gather(-1, last)
+_NAMES: Final = ("top_k", "top_p", "min_p", "typical_p")
 
 
-def _top_p(ordered: Tensor, rows: Sequence[Sampling]) -> Tensor:
-    """Keep the smallest set whose probability reaches p; never less than the likeliest token."""
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # mass of likelier tokens
-    limits = _column(ordered, [row.top_p for row in rows])
-    return (before < limits) | (limits >= 1.0)
+def _kth_value(values: Tensor, top_k: Tensor) -> Tensor:
+    """Return the least value that top-k keeps, [rows, 1]; all that equal it are kept too."""
+    size = values.shape[-1]
+    places = torch.where(top_k > 0, top_k, size).clamp_(max=size).to(torch.int64) - 1
+    return torch.where(top_k > 0, values.gather(-1, places), -torch.inf)
 
 
-def _min_p(ordered: Tensor, rows: Sequence[Sampling]) -> Tensor:
-    """Keep tokens with at least the given share of the likeliest one's probability."""
-    shares = _column(ordered, [row.min_p for row in rows])
-    return ordered - ordered[:, :1] >= shares.log()
+def _top_p(left: Tensor, total: Tensor, top_p: Tensor) -> Tensor:
+    """Keep the smallest set whose mass reaches p; never less than the likeliest token."""
+    before = left.cumsum(-1).roll(1, dims=-1)  # mass of likelier tokens
+    before[:, 0] = 0.0
+    kept = (_steps(before / total.unsqueeze(-1)) < _steps(top_p)) | (top_p >= 1.0)
+    kept[:, 0] = True
+    return kept
+
+
+class _Typical:
+    """Locally typical sampling (Meister et al. 2023): the tokens whose surprise is nearest to the entropy.
+
+    Args:
+        depth: [rows, n] float64: logits less the row's largest.
+        left: [rows, n] float64: exp(depth) of the tokens that are left.
+        masses: See `keep_tokens`.
+        is_free: [rows] bool: whether no other filter came before, so that the masses are the whole row's.
+        typical_p: [rows, 1].
+    """
+
+    def __init__(self, depth: Tensor, left: Tensor, masses: Masses | None, is_free: Tensor, typical_p: Tensor) -> None:
+        total, moment = left.sum(-1), (left * depth).sum(-1)
+        if masses is not None:
+            total = torch.where(is_free, masses.total, total)
+            moment = torch.where(is_free, masses.moment, moment)
+        total = total.unsqueeze(-1)
+        self._mean = moment.unsqueeze(-1) / total
+        # surprise - entropy = (log total - depth) - (log total - mean depth)
+        distance = _steps(self._mean - depth).abs().masked_fill(left == 0, torch.inf)
+        ordered, order = distance.sort(dim=-1, stable=True)
+        mass = left.gather(-1, order).cumsum(-1) / total
+        count = (_steps(mass) < _steps(typical_p)).sum(-1, keepdim=True).clamp_(max=depth.shape[-1] - 1)
+        self._farthest = ordered.gather(-1, count)
+        self.keep = distance <= self._farthest
+
+    def is_outside(self, depth: Tensor) -> Tensor:
+        """Return for which rows all tokens of some depth [rows, 1] or more are too far off, [rows] bool."""
+        return (_steps(self._mean - depth) > self._farthest).squeeze(-1)
+
+
+def _steps(mass: Tensor) -> Tensor:
+    return (mass * _STEPS).round()
 
 
 def _column(like: Tensor, values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device).unsqueeze(-1)
+    return torch.tensor(values, dtype=torch.float64, device=like.device).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Log-probabilities: of drawn tokens with their rivals, and of given tokens from vocabulary shards."""
+"""Log-probabilities under the model itself, of given tokens with their likeliest rivals, from vocabulary shards."""
 
 from collections.abc import Sequence
 
@@ -6,66 +6,70 @@ import torch
 from torch import Tensor
 
 from liger.schedule import Logprob
+from worker.sampling import masses
+from worker.sampling.masses import join_masses, shard_masses
+from worker.sampling.packing import pack, pad_columns, unpack_ids
+from worker.sampling.ranking import NO_ID, first_tokens, rank_tokens
 
 
-def top_logprobs(logprobs: Tensor, token_ids: Sequence[int], wanted: Sequence[int]) -> tuple[Logprob, ...]:
-    """Return the likelihood of one token a row, and of the row's `wanted` likeliest ones.
-
-    Args:
-        logprobs: [rows, vocabulary] float32.
-        token_ids: One a row.
-        wanted: Rivals of each row.
-    """
-    count = min(max(wanted), logprobs.shape[-1])
-    values, ids = logprobs.topk(count, dim=-1) if count else (logprobs[:, :0], logprobs[:, :0].long())
-    own = logprobs.gather(-1, torch.tensor(token_ids, device=logprobs.device).unsqueeze(-1)).squeeze(-1)
-    return tuple(
-        Logprob(
-            token_id=token,
-            logprob=logprob,
-            top_token_ids=tuple(row_ids[:number]),
-            top_logprobs=tuple(row_values[:number]),
-        )
-        for token, logprob, row_ids, row_values, number in zip(
-            token_ids, own.tolist(), ids.tolist(), values.tolist(), wanted, strict=True
-        )
-    )
+def likelihood_width(num_rivals: int) -> int:
+    """Return the columns of `shard_likelihood`."""
+    return masses.WIDTH + 1 + 2 * num_rivals
 
 
-def shard_likelihood(logits: Tensor, targets: Tensor, shard: range) -> Tensor:
-    """Return what one vocabulary shard knows of given tokens: [rows, 4] float32.
+def shard_likelihood(logits: Tensor, targets: Tensor, shard: range, num_rivals: int) -> Tensor:
+    """Return what one vocabulary shard knows of given tokens: [rows, likelihood_width] float32.
 
-    The columns are the shard's largest logit, the sum of exp(logit - largest), the target's logit (-inf if it lies in
-    another shard), and the largest logit's id.
+    The columns are the shard's masses, the target's logit (-inf if it lies in another shard), the logits of the shard's
+    likeliest tokens, and their ids.
 
     Args:
-        logits: [rows, own vocabulary rows] float32.
+        logits: [rows, own vocabulary rows] float32, as the model gives them.
         targets: [rows] int64, global ids.
         shard: This rank's vocabulary rows.
+        num_rivals: Likeliest tokens to tell of; a shard with fewer tells of all.
     """
-    largest, place = logits.max(dim=-1)
-    total = (logits - largest.unsqueeze(-1)).exp().sum(-1)
     inside = (targets >= shard.start) & (targets < shard.stop)
     local = (targets - shard.start).clamp(0, len(shard) - 1)
-    own = logits.gather(-1, local.unsqueeze(-1)).squeeze(-1).masked_fill(~inside, -torch.inf)
-    return torch.stack([largest, total, own, (place + shard.start).to(torch.float32)], dim=-1)
+    own = logits.gather(-1, local.unsqueeze(-1)).masked_fill(~inside.unsqueeze(-1), -torch.inf)
+    values, places = first_tokens(logits, min(num_rivals, len(shard)))
+    ids = pad_columns(places + shard.start, num_rivals, NO_ID)
+    return torch.cat([shard_masses(logits), own, pad_columns(values, num_rivals, -torch.inf), pack(ids)], dim=-1)
 
 
-def joined_likelihood(parts: Sequence[Tensor], targets: Sequence[int]) -> tuple[Logprob, ...]:
-    """Return the likelihood of given tokens, each with the likeliest one of its place.
+def target_logits(parts: Tensor) -> Tensor:
+    """Return the given tokens' logits [rows] from all ranks' parts [ranks, rows, likelihood_width]."""
+    return parts[..., masses.WIDTH].amax(0)
+
+
+def joined_likelihood(
+    parts: Tensor, targets: Sequence[int], num_rivals: Sequence[int], logits: Tensor | None = None
+) -> tuple[Logprob, ...]:
+    """Return the likelihood of given tokens, each with the likeliest ones of its place.
 
     Args:
-        parts: Of `shard_likelihood`, in rank order.
-        targets: The given tokens.
+        parts: Of `shard_likelihood`, [ranks, rows, likelihood_width].
+        targets: The given tokens, one a row.
+        num_rivals: Of each row, at most as many as the shards tell of.
+        logits: Those of `targets` [rows], where they are not the tokens that the shards were asked for.
     """
-    table = torch.stack(list(parts))  # [ranks, rows, 4]
-    largest, rank = table[..., 0].max(dim=0)
-    total = (table[..., 1] * (table[..., 0] - largest).exp()).sum(0)
-    normaliser = largest + total.log()
-    own = table[..., 2].max(dim=0).values - normaliser
-    best_ids = table[..., 3].gather(0, rank.unsqueeze(0)).squeeze(0).long()
-    best = (largest - normaliser).tolist()
+    sums = join_masses(parts)
+    # rounded to float32, as they travel: nothing is left of the order in which shards were summed
+    normaliser = (sums.largest + sums.total.log()).unsqueeze(-1)
+    own = target_logits(parts) if logits is None else logits
+    told = parts[..., masses.WIDTH + 1 :].transpose(0, 1)  # [rows, ranks, 2 * rivals]
+    values, ids = told.chunk(2, dim=-1)
+    values, ids = values.flatten(1), unpack_ids(ids).flatten(1)
+    order = rank_tokens(values, ids)[:, : max(num_rivals, default=0)]
+    rivals = (values.gather(-1, order) - normaliser).to(torch.float32).tolist()
     return tuple(
-        Logprob(token_id=token, logprob=logprob, top_token_ids=(best_id,), top_logprobs=(best_logprob,))
-        for token, logprob, best_id, best_logprob in zip(targets, own.tolist(), best_ids.tolist(), best, strict=True)
+        Logprob(token_id=token, logprob=logprob, top_token_ids=tuple(row[:count]), top_logprobs=tuple(logprobs[:count]))
+        for token, logprob, row, logprobs, count in zip(
+            targets,
+            (own - normaliser.squeeze(-1)).to(torch.float32).tolist(),
+            ids.gather(-1, order).tolist(),
+            rivals,
+            num_rivals,
+            strict=True,
+        )
     )

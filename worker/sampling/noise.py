@@ -4,6 +4,7 @@ A number is keyed by (request seed, sample index, position, global vocabulary id
 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -20,20 +21,23 @@ def noise_key(seed: int, sample: int, position: int) -> int:
     return _mix(_mix(_mix(seed & _MASK) + sample * _GAMMA) + position * _GAMMA)
 
 
-def gumbel_noise(keys: list[int], ids: Tensor) -> Tensor:
+def gumbel_noise(keys: Sequence[int], ids: Tensor) -> Tensor:
     """Return standard Gumbel noise.
 
     Args:
         keys: One a row, of `noise_key`.
-        ids: Global vocabulary ids, [n] int64.
+        ids: Global vocabulary ids, [n] int64 of all rows, or [rows, n] int64 of each.
 
     Returns:
         [rows, n] float32, on the device of `ids`.
     """
-    key = torch.tensor([_signed(key) for key in keys], dtype=torch.int64, device=ids.device).unsqueeze(-1)
-    mixed = _mix_tensor(key + ids * _signed(_GAMMA))
-    uniform = (_shift(mixed, 11).to(torch.float64) + 0.5) * 2.0**-53  # in (0, 1)
-    return (-torch.log(-torch.log(uniform))).to(torch.float32)
+    noise = torch.empty(len(keys), ids.shape[-1], dtype=torch.float32, device=ids.device)
+    scaled = ids * _signed(_GAMMA)
+    for row, key in enumerate(keys):  # a row at a time stays in the cache
+        mixed = _mix_tensor((scaled if ids.dim() == 1 else scaled[row]) + _signed(key))
+        uniform = _shift(mixed, 11).to(torch.float64).add_(0.5).mul_(2.0**-53)  # in (0, 1)
+        noise[row] = uniform.log_().neg_().log_().neg_()
+    return noise
 
 
 def _mix(value: int) -> int:
@@ -44,15 +48,19 @@ def _mix(value: int) -> int:
 
 
 def _mix_tensor(value: Tensor) -> Tensor:
-    value = value + _signed(_GAMMA)  # int64 arithmetic wraps, as the mixing wants
-    value = (value ^ _shift(value, 30)) * _signed(_FIRST)
-    value = (value ^ _shift(value, 27)) * _signed(_SECOND)
-    return value ^ _shift(value, 31)
+    """Mix in place; int64 arithmetic wraps, as the mixing wants."""
+    value += _signed(_GAMMA)
+    value ^= _shift(value, 30)
+    value *= _signed(_FIRST)
+    value ^= _shift(value, 27)
+    value *= _signed(_SECOND)
+    value ^= _shift(value, 31)
+    return value
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     """Shift right without the sign."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+    return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(value: int) -> int:

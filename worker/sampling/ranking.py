@@ -1,0 +1,31 @@
+"""The order of tokens: the larger value first, of equal values the lower id. The same on any number of shards."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+NO_ID: Final = (1 << 31) - 1  # of padding: behind all tokens
+
+
+def rank_tokens(values: Tensor, ids: Tensor) -> Tensor:
+    """Return the places [rows, n] of the first, second … of values [rows, n] float32, with their ids."""
+    bits = (values + 0.0).view(torch.int32).to(torch.int64)  # -0.0 becomes 0.0
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # as integers in the order of the floats
+    return ((rising << 32) - ids).argsort(dim=-1, descending=True)
+
+
+def first_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first `count` of each row of [rows, n] float32, in order, with their places in the row.
+
+    Which of equal values `topk` takes is not said, so rows where that matters are looked at again.
+    """
+    found, places = values.topk(count, dim=-1)
+    if count:
+        last = found[:, -1:]
+        for row in ((values >= last).sum(-1) > count).nonzero().flatten().tolist():
+            able = (values[row] >= last[row]).nonzero().T
+            places[row] = able[0, rank_tokens(values[row, able], able)[0, :count]]
+        found = values.gather(-1, places)
+    order = rank_tokens(found, places)
+    return found.gather(-1, order), places.gather(-1, order)
