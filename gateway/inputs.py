@@ -119,7 +119,7 @@ async def label_items(
             raise InvalidRequestError(f"{field}[{index}] has no tokens; give some text", field=f"{field}[{index}]")
         endings = bare if isinstance(content, str) and content[-1:].isspace() else spaced
         room = model.max_length - max(map(len, endings))
-        kept = context[: max(room, 1)] if truncate else context
+        kept = context[: max(room, 0)] if truncate else context
         _check_room(len(kept), room, model, f"{field}[{index}]")
         items += [EncodeItem(token_ids=(*kept, *ending), score_from=len(kept)) for ending in endings]
     return items
@@ -135,6 +135,11 @@ async def _label_tokens(texts: Sequence[str], model: Model, assets: Assets) -> l
 
 
 def _check_room(num_tokens: int, room: int, model: Model, field: str) -> None:
+    if room < 1:
+        raise InputTooLongError(
+            f"the longest label leaves no room for an input in the {model.max_length} tokens of model {model.name!r}",
+            field="classify.labels",
+        )
     if num_tokens > room:
         raise InputTooLongError(
             f"{field} has {num_tokens} tokens, and model {model.name!r} takes {model.max_length} with the longest "
