@@ -43,10 +43,11 @@ class StructuredOutput:
             output._compute()
         return output
 
-    def advance(self, token_id: int) -> None:
-        """Take one more token and make the next mask."""
+    def advance(self, token_id: int) -> Self:
+        """Take one more token, make the next mask and return this output."""
         self._consume(token_id)
         self._compute()
+        return self
 
     def _consume(self, token_id: int) -> None:
         if token_id in self._vocabulary.eos_token_ids:

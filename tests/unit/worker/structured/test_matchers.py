@@ -1,4 +1,4 @@
-"""Rows of a rank: independent, replayed, and never more than an end's worth of harm."""
+"""Outputs of a rank: independent, replayed, and never more than an end's worth of harm."""
 
 import threading
 
@@ -18,9 +18,9 @@ def same(one, other) -> bool:
     return one is other or torch.equal(one, other)
 
 
-def test_rows_of_one_constraint_are_independent(outputs):
+def test_outputs_of_one_constraint_are_independent(outputs):
     for row in range(3):
-        outputs.matchers.begin(row, regex("(ab|cd)+"))
+        outputs.begin(row, regex("(ab|cd)+"))
     outputs.feed(1, "a")
     outputs.feed(2, "cd")
 
@@ -34,57 +34,48 @@ def test_rows_of_one_constraint_are_independent(outputs):
 
 def test_a_replay_continues_where_the_output_was(outputs):
     schema = json_schema('{"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 4, "minItems": 2}')
-    outputs.matchers.begin(0, schema)
+    outputs.begin(0, schema)
     token_ids = outputs.draw(0, seed=3)
-    outputs.matchers.begin(0, schema)
+    outputs.begin(0, schema)
     for place, token_id in enumerate(token_ids):
-        outputs.matchers.begin(1, schema, token_ids[:place])
-        assert same(outputs.matchers.mask(1), outputs.matchers.mask(0))
-        outputs.matchers.advance(0, token_id)
+        outputs.begin(1, schema, token_ids[:place])
+        assert same(outputs.mask(1), outputs.mask(0))
+        outputs.advance(0, token_id)
 
 
 def test_after_its_end_an_output_asks_for_nothing(outputs):
-    outputs.matchers.begin(0, regex("ab"))
+    outputs.begin(0, regex("ab"))
     outputs.feed(0, "ab")
-    outputs.matchers.advance(0, 2)
+    outputs.advance(0, 2)
 
     assert outputs.allowed(0) is None
     outputs.feed(0, "late")
     assert outputs.allowed(0) is None
-    outputs.matchers.begin(0, regex("ab"), (*outputs.tokens("ab"), 0))
+    outputs.begin(0, regex("ab"), (*outputs.tokens("ab"), 0))
     assert outputs.allowed(0) is None
 
 
 def test_a_token_that_does_not_fit_leaves_only_the_end(outputs):
-    outputs.matchers.begin(0, regex("ab"))
+    outputs.begin(0, regex("ab"))
     outputs.feed(0, "x")
     assert set(outputs.allowed(0)) == outputs.eos_token_ids
     outputs.feed(0, "ab")
     assert set(outputs.allowed(0)) == outputs.eos_token_ids
 
 
-def test_a_row_without_constraint_asks_for_nothing(outputs):
-    outputs.matchers.begin(0, None)
-    outputs.matchers.advance(0, 7)
-    outputs.matchers.advance(1, 7)
-    assert outputs.allowed(0) is outputs.allowed(1) is None
+def test_late_tokens_of_an_ended_sequence_never_reach_the_next(outputs):
+    late = outputs.matchers.begin(regex("ab"))
+    outputs.begin(0, regex("cd"))
+    late.advance(outputs.tokens("c")[0])
+    outputs.feed(0, "c")
 
-
-def test_an_ended_row_leaves_nothing_behind(outputs):
-    outputs.matchers.begin(0, regex("ab"))
-    outputs.matchers.end(0)
-    assert outputs.allowed(0) is None
-    outputs.matchers.begin(0, None)
-    outputs.matchers.advance(0, 7)
-    assert outputs.allowed(0) is None
-    outputs.matchers.end(0)
-    outputs.matchers.end(0)
-    assert outputs.matchers._rows == {}
+    assert outputs.allowed(0) == outputs.tokens("d")
+    assert set(late.mask().nonzero().flatten().tolist()) == outputs.eos_token_ids
 
 
 def test_masks_are_as_wide_as_the_model_and_never_allow_ids_without_a_token(outputs):
-    outputs.matchers.begin(0, regex("(?s:.*)"))
-    mask = outputs.matchers.mask(0)
+    outputs.begin(0, regex("(?s:.*)"))
+    mask = outputs.mask(0)
 
     assert mask.dtype is torch.bool
     assert mask.shape == (400 + PAD,)
@@ -95,9 +86,9 @@ def test_masks_are_as_wide_as_the_model_and_never_allow_ids_without_a_token(outp
 @pytest.mark.parametrize("constraint", [regex("(a"), grammar("start: b"), json_schema("{"), json_schema('{"not": {}}')])
 def test_what_cannot_be_compiled_allows_only_the_end_and_is_logged_once(outputs, caplog, constraint):
     for row in range(3):
-        outputs.matchers.begin(row, constraint)
+        outputs.begin(row, constraint)
         assert set(outputs.allowed(row)) == outputs.eos_token_ids
-    outputs.matchers.advance(0, 2)
+    outputs.advance(0, 2)
 
     assert outputs.allowed(0) is None
     assert len([record for record in caplog.records if "cannot be compiled" in record.message]) == 1
@@ -113,8 +104,7 @@ def test_a_folder_without_a_tokenizer_allows_only_the_end(tmp_path, content):
         (tmp_path / "tokenizer.json").write_text(content)
     matchers = Matchers(folder=tmp_path, vocabulary_size=10, eos_token_ids=(3, 12))
     try:
-        matchers.begin(0, regex("ab"))
-        assert matchers.mask(0).nonzero().flatten().tolist() == [3]
+        assert matchers.begin(regex("ab")).mask().nonzero().flatten().tolist() == [3]
     finally:
         matchers.close()
 
@@ -122,8 +112,7 @@ def test_a_folder_without_a_tokenizer_allows_only_the_end(tmp_path, content):
 def test_a_model_without_an_end_is_not_constrained(made_folder):
     matchers = Matchers(folder=made_folder, vocabulary_size=400, eos_token_ids=())
     try:
-        matchers.begin(0, regex("ab"))
-        assert matchers.mask(0) is None
+        assert matchers.begin(regex("ab")).mask() is None
     finally:
         matchers.close()
 
@@ -135,7 +124,7 @@ def test_a_panic_of_the_library_allows_only_the_end(outputs, monkeypatch, caplog
     def panic(*_):
         raise Panic
 
-    outputs.matchers.begin(0, regex("ab"))
+    outputs.begin(0, regex("ab"))
     outputs.allowed(0)
     monkeypatch.setattr(Vocabulary, "mask", panic)
     outputs.feed(0, "a")
@@ -159,16 +148,17 @@ def test_waiting_for_masks_is_counted(made_folder):
     ticks = iter(range(0, 1000, 5))
     matchers = Matchers(folder=made_folder, vocabulary_size=400, eos_token_ids=(2,), clock_ns=lambda: next(ticks))
     try:
-        matchers.begin(0, regex("ab"))
-        matchers.mask(0)
-        matchers.mask(1)
+        output = matchers.begin(regex("ab"))
+        output.mask()
         assert matchers.waited_mask_ns == 5
+        output.mask()
+        assert matchers.waited_mask_ns == 10
     finally:
         matchers.close()
 
 
 def test_close_ends_the_thread(made_folder):
     matchers = Matchers(folder=made_folder, vocabulary_size=400, eos_token_ids=(2,))
-    matchers.begin(0, regex("ab"))
+    matchers.begin(regex("ab"))
     matchers.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("structured-output")]

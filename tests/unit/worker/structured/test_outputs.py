@@ -37,12 +37,12 @@ def test_outputs_of_200_random_schemas_parse_and_validate_with_a_real_tokenizer(
 def test_a_model_that_likes_blanks_cannot_write_them_for_ever(outputs):
     schema = json_schema('{"type": "array", "items": {"type": "boolean"}, "minItems": 3, "maxItems": 3}')
     blank = outputs.tokens(" ") + outputs.tokens("\n")
-    outputs.matchers.begin(0, schema)
+    outputs.begin(0, schema)
     token_ids = []
     while not (allowed := set(outputs.allowed(0))) & outputs.eos_token_ids:
         liked = [token_id for token_id in blank if token_id in allowed]
         token_ids.append(liked[0] if liked else min(allowed))
-        outputs.matchers.advance(0, token_ids[-1])
+        outputs.advance(0, token_ids[-1])
         assert len(token_ids) < 300
 
     assert len(json.loads(outputs.text(token_ids))) == 3
@@ -65,7 +65,7 @@ def test_an_output_follows_its_grammar(outputs):
 
 
 def test_an_output_may_end_only_where_it_is_complete(outputs):
-    outputs.matchers.begin(0, regex("ab?"))
+    outputs.begin(0, regex("ab?"))
 
     assert not outputs.eos_token_ids & set(outputs.allowed(0))
     outputs.feed(0, "a")
