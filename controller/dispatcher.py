@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from controller.codec.ranks import encode_pattern, encode_window
 from controller.core.plan import Topology
 from controller.core.scheduler import WindowReport
 from controller.rank_link import RankLink
@@ -50,8 +51,10 @@ class Dispatcher:
         digests = tuple(order_digest(launches, window.batch_ids) for launches in self._known[pattern.id])
         published_s = asyncio.get_running_loop().time()
         self._pending.append(_Pending(window=window, digests=digests, published_s=published_s))
+        requests = [encode_pattern(pattern)] if is_fresh else []
+        requests.append(encode_window(window))  # once: the same goes to every rank
         for link in self._links:
-            await link.publish(pattern if is_fresh else None, window)
+            await link.publish(requests)
 
     def take(self) -> WindowReport | None:
         """Return the next window that all ranks have acknowledged, or None."""

@@ -8,17 +8,16 @@ from typing import Final
 
 from controller.codec.cluster import from_catalogue
 from controller.codec.gateways import broken, from_event, to_request
-from controller.core.events import Event, RequestBroken, RequestEnded
+from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, TokensMade
 from controller.group import Group
 from controller.groups import Groups
+from controller.outbox import Outbox, output_numbers
 from liger.domain import Fence, FinishReason
 from liger.errors import DuplicateRequestError, InvalidRequestError, LigerError, OverloadedError
 from liger.rpc.streams import until_ended
 from liger.v1 import controller_pb2, types_pb2
 
 _LOG: Final = logging.getLogger(__name__)
-
-MAX_BUFFERED_EVENTS: Final = 65_536  # of one gateway; more means that it reads no longer
 
 
 class GatewaySession:
@@ -32,9 +31,8 @@ class GatewaySession:
     def __init__(self, gateway_id: str, groups: Groups) -> None:
         self.gateway_id = gateway_id
         self._groups = groups
-        self._out: asyncio.Queue[controller_pb2.ConnectResponse] = asyncio.Queue(MAX_BUFFERED_EVENTS)
+        self._out = Outbox()
         self._requests: dict[str, Group] = {}
-        self._overflow = asyncio.Event()
 
     def take(self, message: controller_pb2.ConnectRequest) -> None:
         """Do what the gateway says; a bad submit fails that request alone.
@@ -48,16 +46,13 @@ class GatewaySession:
             case "cancel":
                 self._cancel(message.cancel)
             case "acknowledge":
-                pass  # resuming a broken gateway's requests is later work
+                self._acknowledge(message.acknowledge)
             case _:
                 raise InvalidRequestError("a gateway may send submit, cancel and acknowledge after its hello")
 
     def send(self, message: controller_pb2.ConnectResponse) -> None:
         """Queue a message for the gateway."""
-        try:
-            self._out.put_nowait(message)
-        except asyncio.QueueFull:
-            self._overflow.set()
+        self._out.put(message)
 
     async def messages(self) -> AsyncIterator[controller_pb2.ConnectResponse]:
         """Give the messages for the gateway, in order.
@@ -66,10 +61,9 @@ class GatewaySession:
             OverloadedError: The gateway does not read.
         """
         while True:
-            message = await self._out.get()
-            if self._overflow.is_set():
+            if self._out.is_overfull:
                 raise OverloadedError(f"gateway {self.gateway_id} does not read its events; connect again")
-            yield message
+            yield await self._out.get()
 
     def close(self) -> None:
         """Give up what the gateway had under way."""
@@ -91,6 +85,7 @@ class GatewaySession:
         if message.request_id in self._requests:
             raise DuplicateRequestError(f"request {message.request_id} is under way; use another request_id")
         request = to_request(message, time.monotonic_ns())
+        self._out.seal()  # tokens of an older request with this id may wait, and its end behind them
         self._requests[request.request_id] = self._groups.submit(request, self._on_event)
 
     def _cancel(self, message: controller_pb2.Cancel) -> None:
@@ -100,10 +95,20 @@ class GatewaySession:
             reason = FinishReason.STOP if is_stop else FinishReason.CANCELLED
             group.cancel(message.request_id, message.sample if message.HasField("sample") else None, reason)
 
+    def _acknowledge(self, message: controller_pb2.Acknowledge) -> None:
+        group = self._requests.get(message.request_id)
+        if group is not None:
+            group.acknowledge(message.request_id, message.sample, message.num_tokens)
+
     def _on_event(self, event: Event, fence: Fence, worker_ids: Sequence[str]) -> None:
-        if isinstance(event, RequestEnded | RequestBroken):
-            self._requests.pop(event.request_id, None)
-        self.send(from_event(event, fence, worker_ids))
+        match event:
+            case TokensMade():
+                self._out.put_tokens(event)
+            case OutputMade():
+                self._out.put(from_event(event, fence, worker_ids), output_numbers(event))
+            case RequestEnded() | RequestBroken():
+                self._requests.pop(event.request_id, None)
+                self._out.put(from_event(event, fence, worker_ids))
 
 
 class Gateways:

@@ -1,14 +1,15 @@
 """One rank as the controller reaches it: join, profile, execute, leave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import grpc
 import grpc.aio
 
-from controller.codec.ranks import from_pattern, from_window, to_forwards, to_outcome
+from controller.codec.ranks import encode_attach, to_forwards, to_outcome
 from controller.core.plan import Forwards
 from controller.membership.base import Member
 from liger.domain import Fence
@@ -18,10 +19,12 @@ from liger.rpc.channel import open_channel
 from liger.rpc.profile import to_profile
 from liger.rpc.status import from_message, from_rpc_error
 from liger.rpc.values import from_fence
-from liger.schedule import Pattern, Window, WindowOutcome
+from liger.schedule import WindowOutcome
 from liger.v1 import worker_pb2, worker_pb2_grpc
 
-LEAVE_LIMIT_S = 10.0
+LEAVE_LIMIT_S: Final = 10.0
+
+_EXECUTE: Final = f"/{worker_pb2.DESCRIPTOR.services_by_name['WorkerService'].full_name}/Execute"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ class RankLink:
         self.rank = rank
         self._channel = open_channel(member.address)
         self._stub = worker_pb2_grpc.WorkerServiceStub(self._channel)
-        self._call: grpc.aio.StreamStreamCall[worker_pb2.ExecuteRequest, worker_pb2.ExecuteResponse] | None = None
+        self._call: grpc.aio.StreamStreamCall[bytes, worker_pb2.ExecuteResponse] | None = None
 
     async def join(self, plan: JoinPlan, limit_s: float, on_progress: Callable[[str, float], None]) -> Joined:
         """Make the worker load its shard and find the other ranks.
@@ -114,15 +117,18 @@ class RankLink:
 
     async def attach(self, fence: Fence) -> None:
         """Begin the epoch's conversation."""
-        self._call = self._stub.Execute()
-        attach = worker_pb2.Attach(fence=from_fence(fence), last_acknowledged=0)
-        await self._write(worker_pb2.ExecuteRequest(attach=attach))
+        execute: grpc.aio.StreamStreamMultiCallable[bytes, worker_pb2.ExecuteResponse] = (
+            self._channel.stream_stream(  # the stub's, but for requests that come as bytes
+                _EXECUTE, request_serializer=None, response_deserializer=worker_pb2.ExecuteResponse.FromString
+            )
+        )
+        self._call = execute()
+        await self._write(encode_attach(fence, 0))
 
-    async def publish(self, pattern: Pattern | None, window: Window) -> None:
-        """Send a window, and its pattern before it if the rank does not know it yet."""
-        if pattern is not None:
-            await self._write(worker_pb2.ExecuteRequest(pattern=from_pattern(pattern)))
-        await self._write(worker_pb2.ExecuteRequest(schedule=from_window(window)))
+    async def publish(self, requests: Sequence[bytes]) -> None:
+        """Send a window, and its pattern before it if the rank does not know it yet, as `encode_…` made them."""
+        for request in requests:
+            await self._write(request)
 
     async def outcomes(self) -> AsyncIterator[WindowOutcome]:
         """Give the rank's acknowledgements as they come; never ends well.
@@ -159,7 +165,7 @@ class RankLink:
     def _name(self) -> str:
         return f"rank {self.rank} ({self.member.worker_id} at {self.member.address})"
 
-    async def _write(self, request: worker_pb2.ExecuteRequest) -> None:
+    async def _write(self, request: bytes) -> None:
         assert self._call is not None, "attach first"
         try:
             await self._call.write(request)

@@ -1,8 +1,9 @@
 """What gateways send, checked; what they are sent."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from controller.core.events import Event, OutputMade, RequestAccount, RequestBroken, RequestEnded, TokensMade
+from controller.core.events import OutputMade, RequestAccount, RequestBroken, RequestEnded, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
 from liger.domain import ClassifyOutput, EncodeOutput, Fence, Pooling, PoolOutput, ScoreOutput, Task
 from liger.errors import InvalidRequestError, NotServedError
@@ -14,12 +15,12 @@ from liger.v1 import controller_pb2, types_pb2
 MAX_SAMPLES = 64
 MAX_TIMEOUT_S = 1e7  # a third of a year; more would not fit the clock's nanoseconds for long
 
-_OUTPUTS = {
-    Task.GENERATE: GenerateWork,
-    Task.EMBED: PoolOutput,
-    Task.CLASSIFY: ClassifyOutput,
-    Task.RERANK: ClassifyOutput,
-    Task.SCORE: ScoreOutput,
+_OUTPUTS: Final[dict[Task, set[type]]] = {
+    Task.GENERATE: {GenerateWork},
+    Task.EMBED: {PoolOutput},
+    Task.CLASSIFY: {ClassifyOutput, ScoreOutput},  # by a head, or by how likely each label is
+    Task.RERANK: {ClassifyOutput},
+    Task.SCORE: {ScoreOutput},
 }
 
 
@@ -57,8 +58,8 @@ def _deadline_ns(message: controller_pb2.Submit, now_ns: int) -> int | None:
 
 
 def _check_task_fits(task: Task, work: GenerateWork | EncodeWork) -> None:
-    outputs = {type(item.output) for item in work.items} if isinstance(work, EncodeWork) else {GenerateWork}
-    if outputs != {_OUTPUTS[task]}:
+    outputs: set[type] = {type(item.output) for item in work.items} if isinstance(work, EncodeWork) else {GenerateWork}
+    if len(outputs) != 1 or not outputs <= _OUTPUTS[task]:
         raise InvalidRequestError(f"the work is not that of the task {task.name.lower()}", field="task")
 
 
@@ -129,15 +130,39 @@ def _output(item: controller_pb2.EncodeWork.Item, head: controller_pb2.EncodeHea
             raise InvalidRequestError("an encode request needs a head", field="encode.head")
 
 
-def from_event(event: Event, fence: Fence, worker_ids: Sequence[str]) -> controller_pb2.ConnectResponse:
-    """Return the message that tells a gateway of an event."""
+def add_tokens(step: controller_pb2.StepTokens, event: TokensMade) -> controller_pb2.SampleTokens:
+    """Add a sample's tokens to a message and return its part of it."""
+    part = step.tokens.add(
+        request_id=event.request_id, sample=event.sample, offset=event.offset, token_ids=event.token_ids
+    )
+    _add_rest(part, event)
+    return part
+
+
+def extend_tokens(part: controller_pb2.SampleTokens, event: TokensMade) -> None:
+    """Add a sample's further tokens to its part of a message."""
+    part.token_ids.extend(event.token_ids)
+    _add_rest(part, event)
+
+
+def _add_rest(part: controller_pb2.SampleTokens, event: TokensMade) -> None:
+    """Add what few tokens have."""
+    if event.logprobs:
+        part.logprobs.extend(map(from_logprob, event.logprobs))
+    if event.prompt_logprobs:
+        part.prompt_logprobs.extend(map(from_logprob, event.prompt_logprobs))
+    if event.finish_reason is not None:
+        part.finish_reason = types_pb2.FinishReason.ValueType(event.finish_reason)
+
+
+def from_event(
+    event: OutputMade | RequestEnded | RequestBroken, fence: Fence, worker_ids: Sequence[str]
+) -> controller_pb2.ConnectResponse:
+    """Return the message that tells a gateway of an event; tokens share one (`add_tokens`)."""
     match event:
-        case TokensMade():
-            return controller_pb2.ConnectResponse(tokens=_tokens(event))
         case OutputMade(request_id=request_id, item=item, result=result):
-            logprobs = [from_logprob(logprob) for logprob in result.logprobs]
             output = controller_pb2.EncodeOutput(request_id=request_id, item=item, values=result.values)
-            output.logprobs.extend(logprobs)
+            output.logprobs.extend(map(from_logprob, result.logprobs))
             return controller_pb2.ConnectResponse(output=output)
         case RequestEnded(request_id=request_id, account=account):
             placement = types_pb2.Placement(group=fence.group, epoch=fence.epoch, worker_ids=worker_ids)
@@ -153,21 +178,14 @@ def broken(event: RequestBroken) -> controller_pb2.ConnectResponse:
     return controller_pb2.ConnectResponse(failed=failed)
 
 
-def _tokens(event: TokensMade) -> controller_pb2.SampleTokens:
-    return controller_pb2.SampleTokens(
-        request_id=event.request_id,
-        sample=event.sample,
-        offset=event.offset,
-        token_ids=event.token_ids,
-        logprobs=[from_logprob(logprob) for logprob in event.logprobs],
-        finish_reason=types_pb2.FinishReason.ValueType(event.finish_reason or 0),
-    )
-
-
 def _finished(
     request_id: str, account: RequestAccount, placement: types_pb2.Placement
 ) -> controller_pb2.RequestFinished:
-    usage = types_pb2.Usage(prompt_tokens=account.num_prompt_tokens, completion_tokens=account.num_completion_tokens)
+    usage = types_pb2.Usage(
+        prompt_tokens=account.num_prompt_tokens,
+        completion_tokens=account.num_completion_tokens,
+        cached_tokens=account.num_cached_tokens,
+    )
     timings = types_pb2.Timings(
         queue_ns=account.queue_ns,
         prefill_ns=account.prefill_ns,
@@ -175,5 +193,6 @@ def _finished(
         compute_ns=account.compute_ns,
         exposed_communication_ns=account.exposed_ns,
         depth=account.depth,
+        saved_prefill_ns=account.saved_prefill_ns,
     )
     return controller_pb2.RequestFinished(request_id=request_id, usage=usage, timings=timings, placement=placement)

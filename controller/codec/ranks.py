@@ -32,8 +32,23 @@ def to_fence(message: types_pb2.Fence) -> Fence:
     return Fence(leader_term=message.leader_term, group=message.group, epoch=message.epoch)
 
 
-def from_pattern(pattern: Pattern) -> worker_pb2.Pattern:
-    """Return a pattern as a message."""
+def encode_pattern(pattern: Pattern) -> bytes:
+    """Return the ExecuteRequest that teaches a rank a pattern, serialised: it is the same for every rank."""
+    return worker_pb2.ExecuteRequest(pattern=_from_pattern(pattern)).SerializeToString()
+
+
+def encode_window(window: Window) -> bytes:
+    """Return the ExecuteRequest that publishes a window, serialised: it is the same for every rank."""
+    return worker_pb2.ExecuteRequest(schedule=_from_window(window)).SerializeToString()
+
+
+def encode_attach(fence: Fence, last_acknowledged: int) -> bytes:
+    """Return the ExecuteRequest that begins an epoch's conversation, serialised."""
+    attach = worker_pb2.Attach(fence=from_fence(fence), last_acknowledged=last_acknowledged)
+    return worker_pb2.ExecuteRequest(attach=attach).SerializeToString()
+
+
+def _from_pattern(pattern: Pattern) -> worker_pb2.Pattern:
     return worker_pb2.Pattern(
         id=pattern.id,
         operands=[types_pb2.BatchKind.ValueType(kind) for kind in pattern.operands],
@@ -54,8 +69,7 @@ def _from_step(step: Step) -> worker_pb2.Pattern.Step:
     return message
 
 
-def from_window(window: Window) -> worker_pb2.Schedule:
-    """Return a window as a message."""
+def _from_window(window: Window) -> worker_pb2.Schedule:
     return worker_pb2.Schedule(
         fence=from_fence(window.fence),
         number=window.number,

@@ -158,11 +158,13 @@ class Gateway:
                 message = await self.call.read()
                 assert message is not grpc.aio.EOF, "the controller closed the stream"
                 kind = message.WhichOneof("message")
-                if kind in {"welcome", "catalogue"} or getattr(message, kind).request_id != request_id:
-                    continue
-                events.append(message)
-                if kind in {"finished", "failed"}:
-                    return events
+                if kind == "step":
+                    mine = [tokens for tokens in message.step.tokens if tokens.request_id == request_id]
+                    events += [controller_pb2.ConnectResponse(tokens=tokens) for tokens in mine]
+                elif kind not in {"welcome", "catalogue"} and getattr(message, kind).request_id == request_id:
+                    events.append(message)
+                    if kind in {"finished", "failed"}:
+                        return events
 
 
 @asynccontextmanager
