@@ -1,10 +1,23 @@
 """The controller's settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from liger.domain import Task
 from liger.errors import ConfigError
 
 STRATEGIES = ("tensor", "pipeline", "interleaved")
+_AT_LEAST_ONE = (
+    "windows_ahead",
+    "max_depth",
+    "max_pieces",
+    "max_batch_tokens",
+    "max_beside_tokens",
+    "max_sequences",
+    "max_requests",
+    "max_waiting_tokens",
+    "max_unread_tokens",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +49,18 @@ class ControllerConfig:
     """Windows published and not yet acknowledged, at most."""
     max_batch_tokens: int = 2048
     """Tokens of the largest prefill or encode batch; a longer single input runs alone."""
+    max_beside_tokens: int = 512
+    """Tokens of a prefill or encode batch beside sequences that decode, at most, where the ranks were not measured."""
     max_sequences: int = 128
     """Sequences in work at once in a group."""
     max_requests: int = 2048
     """Requests under way at once in a group; more are refused with RESOURCE_EXHAUSTED."""
+    max_waiting_tokens: int = 1_048_576
+    """Tokens of prompts and inputs that may wait in a group; more are refused with RESOURCE_EXHAUSTED."""
+    max_unread_tokens: int = 512
+    """A sample that is so many tokens ahead of what its client has taken waits for the client."""
+    task_weights: str = ""
+    """Shares of the tasks where they compete, such as generate=4,embed=1; those that are not named have weight 1."""
     lease_ttl_s: float = 10.0
     """A worker that does not renew its lease for so many seconds is lost."""
     join_limit_s: float = 900.0
@@ -61,8 +82,7 @@ class ControllerConfig:
         """
         if self.strategy not in STRATEGIES:
             raise ConfigError(f"--strategy takes {' or '.join(STRATEGIES)}, not {self.strategy!r}")
-        least_one = ("windows_ahead", "max_depth", "max_pieces", "max_batch_tokens", "max_sequences", "max_requests")
-        for name in least_one:
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
         for name in ("lease_ttl_s", "join_limit_s", "profile_limit_s", "window_limit_s", "drain_limit_s"):
@@ -71,6 +91,7 @@ class ControllerConfig:
         if not (0 <= self.primary_slack <= 10 and 0 <= self.pressed_slack <= 10 and 0 < self.window_ms < float("inf")):
             raise ConfigError("--primary-slack and --pressed-slack must be 0 to 10, --window-ms a positive number")
         self.layers_of_stages()
+        self.weights_of_tasks()
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"--log-level takes DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}")
 
@@ -84,3 +105,24 @@ class ControllerConfig:
         if not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise ConfigError(f"--stage-layers takes numbers from 1, such as 9,7, not {self.stage_layers!r}")
         return tuple(map(int, parts))
+
+    def weights_of_tasks(self) -> Mapping[Task, float]:
+        """Return the weight of every task.
+
+        Raises:
+            ConfigError: They are not tasks with positive numbers.
+        """
+        weights = dict.fromkeys(Task, 1.0)
+        names = {task.name.lower(): task for task in Task}
+        for part in filter(None, self.task_weights.split(",")):
+            name, _, value = part.partition("=")
+            try:
+                weights[names[name.strip()]] = weight = float(value)
+            except (KeyError, ValueError):
+                weight = 0.0
+            if not 1e-3 <= weight <= 1e3:
+                raise ConfigError(
+                    f"--task-weights takes {', '.join(names)} with numbers from 0.001 to 1000, such as "
+                    f"generate=4,embed=1, not {part!r}"
+                )
+        return weights

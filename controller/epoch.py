@@ -12,7 +12,7 @@ from controller.forming import Formed
 from controller.planning import make_planning
 from controller.timeline import Timeline
 from liger.domain import Fence
-from liger.errors import GroupFailedError
+from liger.errors import GroupFailedError, LigerError
 
 
 class Epoch:
@@ -82,7 +82,16 @@ class Epoch:
                 await self._dispatcher.publish(*planned)
             if self.planning.planner.next_cold() is not None:
                 self._cold.set()
+            if self.scheduler.is_idle:
+                self._check_integrity()
             await self._wait()
+
+    def _check_integrity(self) -> None:
+        """Check the accounts while there is time; wrong ones end the epoch, whose successor begins with new ones."""
+        try:
+            self.scheduler.check_integrity()
+        except LigerError as error:
+            raise GroupFailedError(f"the accounts of memory are wrong: {error}") from error
 
     async def _search_loop(self) -> None:
         """Search beside the step loop for what was planned in haste."""

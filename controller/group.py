@@ -102,6 +102,12 @@ class Group:
             self._deliver(self._epoch.scheduler.cancel(request_id, sample, reason, time.monotonic_ns()))
             self._epoch.wake.set()
 
+    def acknowledge(self, request_id: str, sample: int, num_tokens: int) -> None:
+        """Note how many tokens of a sample its client has taken; unknown ones are ignored."""
+        if self._epoch is not None:
+            self._epoch.scheduler.acknowledge(request_id, sample, num_tokens)
+            self._epoch.wake.set()
+
     def close(self) -> None:
         """Form no epoch again; whoever runs the group cancels it then."""
         self._is_closed = True
@@ -143,17 +149,9 @@ class Group:
             depth=epoch.scheduler.depth if epoch else 0,
             ranks=self._ranks(),
             world_size=self._members[0].world_size if self._members else 0,
-            num_waiting=epoch.planning.batches.num_waiting if epoch else 0,
-            num_running=len(epoch.planning.batches.running) if epoch else 0,
-            num_blocks=epoch.planning.blocks.num_blocks if epoch else 0,
-            num_used_blocks=epoch.planning.blocks.num_used if epoch else 0,
-            block_size=epoch.planning.blocks.block_size if epoch else 0,
-            num_windows=epoch.scheduler.num_windows if epoch else 0,
             detail=self._detail,
             progress=min(self._progress.values(), default=0.0),
-            num_in_flight=epoch.scheduler.num_in_flight if epoch else 0,
-            prediction_error=epoch.planning.observer.prediction_error if epoch else None,
-            hidden_share=epoch.planning.observer.hidden_share if epoch else None,
+            **(epoch.planning.shown() if epoch else {}),
         )
 
     def explain(self, batches: Sequence[PlannedBatch], depth: int) -> Explained:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from controller.config import ControllerConfig
-from controller.core.requests import Request
+from controller.core.requests import EncodeWork, Request
 from controller.group import RETRY_S, Group, Sink
 from controller.membership.base import Member, Membership
 from controller.status import GroupState
-from liger.domain import ModelCard
+from liger.domain import ModelCard, ScoreOutput, Task
 from liger.errors import InvalidRequestError, ModelNotFoundError, UnavailableError, UnsupportedTaskError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Groups:
         if not serving:
             raise UnavailableError(f"model {request.model!r} is not ready; try again", retry_after_s=RETRY_S)
         card = serving[0].model
-        if card is not None and request.task not in card.tasks:
+        if card is not None and _needed(request) not in card.tasks:
             known = ", ".join(task.name.lower() for task in card.tasks)
             raise UnsupportedTaskError(f"model {request.model!r} cannot {request.task.name.lower()}; it can: {known}")
         group = min(serving, key=lambda each: (each.num_requests, each.name))
@@ -156,6 +156,13 @@ class Groups:
                 self._groups[name] = group
                 begin(group)
             self._groups[name].set_members(of_group)
+
+
+def _needed(request: Request) -> Task:
+    """Return what a model must be able to do: labels that the client brings are compared by their likelihood."""
+    work = request.work
+    scores = isinstance(work, EncodeWork) and isinstance(work.items[0].output, ScoreOutput)
+    return Task.SCORE if scores else request.task
 
 
 def _kind(member: Member) -> tuple[object, ...]:

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from controller.config import ControllerConfig
-from controller.core.admission import ModelLimits
-from controller.core.batch_manager import BatchLimits, BatchManager
+from controller.core.admission import ModelLimits, SchedulerLimits
+from controller.core.batch_manager import BatchManager
 from controller.core.block_manager import BlockManager
 from controller.core.cost_model import CostModel
 from controller.core.depth import DepthControl
 from controller.core.explain import explain
 from controller.core.interleave import InterleaveOptions
+from controller.core.limits import BatchLimits
 from controller.core.observer import Observer
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
-from controller.core.scheduler import Scheduler, SchedulerLimits
+from controller.core.scheduler import Scheduler
 from controller.forming import Formed, num_slots
 from liger.domain import Fence, ModelCard
 from liger.errors import UnavailableError
@@ -32,6 +34,7 @@ class Planning:
     options: InterleaveOptions
     blocks: BlockManager
     batches: BatchManager
+    depth: DepthControl
     planner: Planner
     observer: Observer
     scheduler: Scheduler
@@ -57,6 +60,29 @@ class Planning:
             return ProfileView()
         return ProfileView(table=costs.table, corrections=costs.corrections(), prediction_error=costs.error)
 
+    def shown(self) -> dict[str, Any]:
+        """Return what `GroupStatus` shows of the epoch, by field."""
+        blocks, batches, memory, observer = self.blocks, self.batches, self.batches.memory, self.observer
+        return {
+            "num_waiting": batches.num_waiting,
+            "num_waiting_tokens": batches.num_waiting_tokens,
+            "num_running": len(batches.running),
+            "num_blocks": blocks.num_blocks,
+            "num_used_blocks": blocks.num_used,
+            "num_cached_blocks": blocks.num_cached,
+            "block_size": blocks.block_size,
+            "prefix_query_tokens": memory.num_looked_up,
+            "prefix_hit_tokens": memory.num_found,
+            "num_preemptions": memory.num_preemptions,
+            "num_windows": self.scheduler.num_windows,
+            "num_in_flight": self.scheduler.num_in_flight,
+            "prediction_error": observer.prediction_error,
+            "hidden_share": observer.hidden_share,
+            "window_mixes": observer.mixes(),
+            "decode_choice": self.depth.decode_choice if batches.is_decoding else None,
+            "task_shares": batches.shares(),
+        }
+
 
 def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Planning:
     """Put the core together for ranks that have joined."""
@@ -69,9 +95,16 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
         max_depth=num_slots(config, topology),
         forwards=forwards,
         costs=costs,
+        window_ns=config.window_ms * 1e6,
     )
     blocks = BlockManager(num_blocks=min(each.num_blocks for each in joined), block_size=joined[0].block_size)
-    limits = BatchLimits(max_batch_tokens=config.max_batch_tokens, max_sequences=config.max_sequences)
+    limits = BatchLimits(
+        max_batch_tokens=config.max_batch_tokens,
+        max_sequences=config.max_sequences,
+        max_beside_tokens=config.max_beside_tokens,
+        max_unread_tokens=config.max_unread_tokens,
+        weights=config.weights_of_tasks(),
+    )
     batches = BatchManager(limits, blocks, depth)
     options = InterleaveOptions(
         slack=config.primary_slack,
@@ -93,6 +126,7 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
         options=options,
         blocks=blocks,
         batches=batches,
+        depth=depth,
         planner=planner,
         observer=observer,
         scheduler=scheduler,
@@ -103,6 +137,7 @@ def _limits(config: ControllerConfig, topology: Topology, card: ModelCard) -> Sc
     return SchedulerLimits(
         windows_ahead=max(config.windows_ahead, topology.pp_size),
         max_requests=config.max_requests,
+        max_waiting_tokens=config.max_waiting_tokens,
         model=ModelLimits(
             max_length=card.max_length, vocabulary_size=card.vocabulary_size, num_token_types=card.num_token_types
         ),

@@ -1,10 +1,11 @@
 """A batch in flight: what it holds and how far its segments are published."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from controller.core.cost_model import Shape
 from controller.core.sequence import Sequence
-from liger.domain import BatchKind
+from liger.domain import BatchKind, Task
 from liger.schedule import BatchStart, DecodeRows, PrefillRows
 
 
@@ -23,11 +24,18 @@ class Batch:
 
     start: BatchStart
     num_tokens: int
-    sequences: tuple[Sequence, ...] = ()  # prefill: one a chunk; decode: one a row
+    tasks: Mapping[Task, float] = field(default_factory=lambda: {Task.GENERATE: 1.0})  # each one's share of its tokens
+    sequences: tuple[Sequence, ...] = ()  # prefill: one a chunk, each followed by its forks; decode: one a row
     entries: tuple[EncodeEntry, ...] = ()  # encode: one an input
     sequence_starts: tuple[Sequence, ...] = ()  # those whose row begins with this batch
+    request_ids: frozenset[str] = frozenset()  # the requests that it advances
     position: int = 0  # segments published so far
     is_published: bool = False  # whether its start went out
+
+    def __post_init__(self) -> None:
+        """Gather the requests once: every window asks for them."""
+        ids = [sequence.request_id for sequence in self.sequences]
+        self.request_ids = frozenset([*ids, *(entry.request_id for entry in self.entries)])
 
     @property
     def batch_id(self) -> int:
@@ -52,6 +60,11 @@ class Batch:
                 return Shape(self.kind, self.num_tokens)
 
     @property
-    def request_ids(self) -> set[str]:
-        """The requests that it advances."""
-        return {sequence.request_id for sequence in self.sequences} | {entry.request_id for entry in self.entries}
+    def drawing(self) -> tuple[Sequence, ...]:
+        """The sequences that a token is drawn for, in the order of the results."""
+        rows = self.start.rows
+        if not isinstance(rows, PrefillRows):
+            return self.sequences
+        draws = [drawn for samples, forks in zip(rows.samples, rows.forks(), strict=True) for drawn in
+                 (samples, *[True] * len(forks))]  # fmt: skip
+        return tuple(sequence for sequence, drawn in zip(self.sequences, draws, strict=True) if drawn)

@@ -1,58 +1,24 @@
-"""Decides what runs next: continuous batching of sequences, encode batches by token budget, classes in turn.
+"""Decides what runs next: continuous batching of sequences, and encode batches beside them on the same weights.
 
-The classes are decode, prefill and encode. The class that was served longest ago goes first if it has work, so that
-none starves; inside a class, higher priority goes first, then first come first served.
+Tasks share the ranks by their weights (`sharing`): a free slot goes to the task that is furthest behind, so that none
+starves. Inside a task, higher priority goes first, then first come first served.
 """
 
-from collections.abc import Callable
+from collections import Counter
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
-from typing import Protocol
 
-from controller.core.batch import Batch, EncodeEntry
+from controller.core.batch import Batch
 from controller.core.block_manager import BlockManager
-from controller.core.queues import PriorityQueue
+from controller.core.encoding import Encoding
+from controller.core.generation import Generation
+from controller.core.limits import BatchLimits, Sizing
+from controller.core.pace import Pace
 from controller.core.requests import EncodeItem
-from controller.core.rows import encode_rows, prefill_batch, start_of
-from controller.core.sequence import Sequence, SequenceState
-from liger.domain import BatchKind
-from liger.schedule import DecodeRows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchLimits:
-    """Bounds of batches."""
-
-    max_batch_tokens: int  # tokens of a prefill or encode batch; a longer single input runs alone
-    max_sequences: int  # rows of the sequence table, so sequences in work
-
-
-@dataclass(slots=True, eq=False)
-class _Asked:
-    """A discriminative request, as its queued inputs see it."""
-
-    num_queued: int
-    num_queued_tokens: int
-    is_dropped: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Waiting:
-    entry: EncodeEntry
-    item: EncodeItem
-    asked: _Asked
-
-
-class Sizing(Protocol):
-    """Says what size of batch pays."""
-
-    def num_parts(self, kind: BatchKind, num_tokens: int) -> int:
-        """Return in how many batches so many waiting tokens should run that would fit one."""
-        ...
-
-    def num_groups(self, num_sequences: int, context: int) -> int:
-        """Return in how many decode batches so many sequences should run."""
-        ...
+from controller.core.sequence import Sequence
+from controller.core.sequence_memory import SequenceMemory
+from controller.core.sharing import Sharing
+from liger.domain import BatchKind, Task
+from liger.views import TaskShare
 
 
 class BatchManager:
@@ -65,54 +31,82 @@ class BatchManager:
     """
 
     def __init__(self, limits: BatchLimits, blocks: BlockManager, sizing: Sizing | None = None) -> None:
-        self.running: list[Sequence] = []
         self.blocks = blocks
+        self.memory = SequenceMemory(limits.max_sequences, blocks)
+        self.pace = Pace()
+        self.sharing = Sharing(limits.weights, self.pace)
         self._limits = limits
         self._sizing = sizing
-        self._num_decoding = 0  # decode batches with segments to publish
-        self._waiting: PriorityQueue[Sequence] = PriorityQueue()
-        self._encode: PriorityQueue[_Waiting] = PriorityQueue()
-        self._asked: dict[str, _Asked] = {}  # requests with queued inputs
-        self._num_queued_tokens = 0
-        self._free_rows = list(range(limits.max_sequences - 1, -1, -1))
-        self._freed_rows: list[int] = []
-        self._turns: list[tuple[BatchKind, Callable[[int, int, bool], Batch | None]]] = [
-            (BatchKind.PREFILL, self._prefill),
-            (BatchKind.ENCODE, self._encode_batch),
-            (BatchKind.DECODE, self._decode),
-        ]
+        self._generation = Generation(limits, self.memory, sizing)
+        self._encoding = Encoding(self.sharing, self.pace)
         self._last_batch_id = 0
+        self._in_flight: list[Batch] = []  # segments are left to publish
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that hold rows and blocks and take part in batches."""
+        return self._generation.running
 
     @property
     def num_waiting(self) -> int:
         """Sequences and inputs that hold nothing yet."""
-        num_sequences = sum(sequence.state is SequenceState.WAITING for sequence in self._waiting)
-        return num_sequences + sum(asked.num_queued for asked in self._asked.values())
+        return self._generation.num_waiting + self._encoding.num_queued.total()
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of prompts and inputs that wait to be computed."""
+        return self._generation.num_tokens_to_prefill + self._encoding.num_queued_tokens
+
+    def num_tokens_ahead(self, task: Task) -> int:
+        """Return the tokens that wait before a new request of a task."""
+        is_generation = task is Task.GENERATE
+        return self._generation.num_tokens_to_prefill if is_generation else self._encoding.num_queued_tokens
 
     @property
     def has_waiting(self) -> bool:
         """Whether prompts or inputs wait for a batch."""
-        return self._num_queued_tokens > 0 or any(sequence.needs_prefill for sequence in self.running)
+        return self._encoding.num_queued_tokens > 0 or self._generation.has_prefill
 
-    def add_sequence(self, sequence: Sequence, priority: int) -> None:
-        """Queue a sequence."""
-        self._waiting.push(sequence, priority)
+    @property
+    def is_decoding(self) -> bool:
+        """Whether any sequence has tokens left to draw and its prompt behind it."""
+        return self._generation.is_decoding
 
-    def add_items(self, request_id: str, items: Items[EncodeItem], priority: int, *, opened: int = 0) -> None:
+    @property
+    def has_others(self) -> bool:
+        """Whether there is work of another kind than the batches in flight."""
+        kinds = {batch.kind for batch in self._in_flight}
+        ready = {BatchKind.ENCODE: bool(self._encoding.tasks), BatchKind.PREFILL: self._generation.has_prefill}
+        ready[BatchKind.DECODE] = self._generation.can_decode()
+        return any(has_work and kind not in kinds for kind, has_work in ready.items())
+
+    def add_samples(self, samples: Items[Sequence]) -> None:
+        """Queue the samples of a request: the prompt is computed once, for all of them."""
+        self._generation.add(samples[0], list(samples[1:]))
+
+    def add_items(
+        self, request_id: str, task: Task, items: Items[EncodeItem], priority: int, *, opened: int = 0
+    ) -> None:
         """Queue the inputs of a discriminative request, the one that was `opened` then."""
-        num_tokens = sum(len(item.token_ids) for item in items)
-        asked = self._asked[request_id] = _Asked(len(items), num_tokens)
-        self._num_queued_tokens += num_tokens
-        for number, item in enumerate(items):
-            entry = EncodeEntry(request_id=request_id, item=number, opened=opened)
-            self._encode.push(_Waiting(entry=entry, item=item, asked=asked), priority)
+        self._encoding.add(request_id, task, items, priority, opened)
 
     def drop_items(self, request_id: str) -> None:
         """Forget the inputs that wait of a request; sequences are dropped by their ends."""
-        asked = self._asked.pop(request_id, None)
-        if asked is not None:
-            self._num_queued_tokens -= asked.num_queued_tokens
-            asked.is_dropped = True  # what is queued is skipped when its turn comes
+        self._encoding.drop(request_id)
+
+    def ended(self, sequence: Sequence) -> None:
+        """Take back what a sequence held whose end is known, once none of its batches is in flight."""
+        self._generation.ended(sequence)
+
+    def settled(self, sequence: Sequence, num_computed: int) -> None:
+        """Note that a batch of a sequence is acknowledged, and so the keys and values of its first tokens."""
+        sequence.num_unacknowledged -= 1
+        if sequence.blocks:
+            self.memory.publish(sequence, num_computed)
+
+    def read(self, sequence: Sequence, num_tokens: int) -> None:
+        """Note how much of a sequence its client has."""
+        self._generation.read(sequence, num_tokens)
 
     def next_batch(self, slot: int, *, is_alone: bool = False) -> Batch | None:
         """Form the batch that should run next in a free slot, or None if nothing should.
@@ -121,139 +115,77 @@ class BatchManager:
             slot: Its memory on the ranks.
             is_alone: Whether no other batch is in flight; what waits may then be split in two.
         """
-        self._admit()
-        for turn in self._turns:
-            batch = turn[1](self._last_batch_id + 1, slot, is_alone)
+        self._generation.admit()
+        self.sharing.wake(*self._active())
+        ready = self._encoding.tasks | ({Task.GENERATE} if self._generation.has_work else set())
+        for task in self.sharing.in_turn(ready):
+            batch = self._generate(slot, is_alone) if task is Task.GENERATE else self._encode(slot, is_alone)
             if batch is not None:
                 self._last_batch_id += 1
-                self._turns.remove(turn)
-                self._turns.append(turn)
+                self._in_flight.append(batch)
+                self.sharing.formed(batch)
                 return batch
         return None
 
     def published(self, batch: Batch) -> None:
         """Let the sequences of a batch go on: its last segment is published."""
-        self._num_decoding -= batch.kind is BatchKind.DECODE
+        self._in_flight.remove(batch)
+        self._generation.published(is_decode=batch.kind is BatchKind.DECODE)
         for sequence in batch.sequences:
             sequence.in_batch = False
 
-    def release(self, sequence: Sequence) -> None:
-        """Take row and blocks of an ended sequence back; none of its batches is in flight any more."""
-        sequence.advance(SequenceState.RELEASED)
-        self.running.remove(sequence)
-        self.blocks.free(sequence.blocks)
-        self._free_rows.append(sequence.row)
-        if sequence.is_on_ranks:
-            self._freed_rows.append(sequence.row)
+    def shares(self) -> tuple[TaskShare, ...]:
+        """Return how the tasks that had work share the ranks."""
+        taken = self.sharing.taken_ns
+        total = sum(taken.values()) or 1.0
+        waiting = self._encoding.num_queued + Counter({Task.GENERATE: self._generation.num_waiting})
+        return tuple(
+            TaskShare(task=task, weight=weight, share=max(0.0, taken[task] / total), num_waiting=waiting[task])
+            for task, weight in self.sharing.weights.items()
+            if taken[task] or waiting[task]
+        )
 
-    def take_freed_rows(self) -> tuple[int, ...]:
-        """Return the rows freed since the last call, for the ranks."""
-        rows, self._freed_rows = tuple(self._freed_rows), []
-        return rows
+    def _active(self) -> tuple[set[Task], set[BatchKind]]:
+        """Return the tasks with work, and of generation the kinds of batches."""
+        flying = self._in_flight
+        tasks = self._encoding.tasks | {task for batch in flying for task in batch.tasks}
+        kinds: set[BatchKind] = {batch.kind for batch in flying} - {BatchKind.ENCODE}
+        if self._generation.has_work:
+            tasks.add(Task.GENERATE)
+        if self._generation.has_prefill:
+            kinds.add(BatchKind.PREFILL)
+        if self._generation.is_decoding:
+            kinds.add(BatchKind.DECODE)
+        return tasks, kinds
 
-    def _admit(self) -> None:
-        while self._waiting and self._free_rows:
-            sequence = self._waiting.peek()
-            if sequence.state is not SequenceState.WAITING:
-                self._waiting.pop()
-                continue
-            blocks = self.blocks.allocate(self.blocks.blocks_for(sequence.num_tokens_at_most))
-            if blocks is None:
-                return
-            self._waiting.pop()
-            sequence.blocks, sequence.row = blocks, self._free_rows.pop()
-            sequence.advance(SequenceState.RUNNING)
-            self.running.append(sequence)
+    def _generate(self, slot: int, is_alone: bool) -> Batch | None:
+        for kind in self.sharing.kinds_in_turn():
+            if kind is BatchKind.DECODE:
+                others = self.has_waiting or any(each.kind is not kind for each in self._in_flight)
+                batch = self._generation.decode(self._last_batch_id + 1, slot, beside_others=others)
+            else:
+                splits = self._generation.num_prefilling > 1  # one prompt's chunks follow one another
+                waiting = self._generation.num_tokens_to_prefill if splits else 0
+                enough, most = self._sizes(kind, waiting, is_alone=is_alone)
+                batch = self._generation.prefill(self._last_batch_id + 1, slot, enough=enough, most=most)
+            if batch is not None:
+                return batch
+        return None
 
-    def _enough(self, kind: BatchKind, num_waiting: int, *, is_alone: bool) -> int:
-        """Return the tokens after which a batch takes no further sequence or input."""
-        budget = self._limits.max_batch_tokens
+    def _encode(self, slot: int, is_alone: bool) -> Batch | None:
+        enough, most = self._sizes(BatchKind.ENCODE, self._encoding.num_queued_tokens, is_alone=is_alone)
+        return self._encoding.batch(self._last_batch_id + 1, slot, enough=enough, most=most)
+
+    def _sizes(self, kind: BatchKind, num_waiting: int, *, is_alone: bool) -> tuple[int, int]:
+        """Return after how many tokens a batch takes no more, and how many it may have at most.
+
+        Beside sequences that decode, a batch is so small that they get their turn after a window.
+        """
+        most = self._limits.max_batch_tokens
+        if self._generation.is_decoding:
+            beside = self._sizing.tokens_beside(kind) if self._sizing else None
+            most = min(most, self._limits.max_beside_tokens if beside is None else beside)
         if not is_alone or self._sizing is None or num_waiting == 0:
-            return budget
-        num_tokens = min(num_waiting, budget)
-        return -(-num_tokens // self._sizing.num_parts(kind, num_tokens))
-
-    def _prefill(self, batch_id: int, slot: int, is_alone: bool) -> Batch | None:
-        left = budget = self._limits.max_batch_tokens
-        waiting = [sequence for sequence in self.running if sequence.needs_prefill]
-        total = sum(sequence.num_prompt_tokens - sequence.num_prefilled for sequence in waiting)
-        enough = self._enough(BatchKind.PREFILL, total if len(waiting) > 1 else 0, is_alone=is_alone)
-        chunks: list[tuple[Sequence, int, int]] = []  # sequence, first token, tokens
-        for sequence in waiting:
-            if budget - left >= enough:
-                break
-            length = min(sequence.num_prompt_tokens - sequence.num_prefilled, left)
-            chunks.append((sequence, sequence.num_prefilled, length))
-            left -= length
-        if not chunks:
-            return None
-        batch = prefill_batch(batch_id, slot, chunks)
-        for sequence, start, length in chunks:
-            sequence.num_prefilled = start + length
-            sequence.num_drawn = int(sequence.num_prefilled == sequence.num_prompt_tokens)
-            _join(sequence)
-        return batch
-
-    def _decode(self, batch_id: int, slot: int, is_alone: bool) -> Batch | None:  # noqa: ARG002 - one interface for all turns
-        free = tuple(sequence for sequence in self.running if sequence.can_decode)
-        if not free:
-            return None
-        sequences = free[: self._group_size(free)]
-        if not sequences:
-            return None
-        rows = DecodeRows(
-            rows=tuple(sequence.row for sequence in sequences),
-            positions=tuple(sequence.next_position for sequence in sequences),
-        )
-        for sequence in sequences:
-            sequence.num_drawn += 1
-            _join(sequence)
-        self._num_decoding += 1
-        start = start_of(batch_id, BatchKind.DECODE, slot, rows)
-        return Batch(start=start, num_tokens=len(sequences), sequences=sequences)
-
-    def _group_size(self, free: tuple[Sequence, ...]) -> int:
-        """Return how many of the sequences that could decode now should, so that all run in as many batches as pay."""
-        if self._sizing is None:
-            return len(free)
-        total = sum(sequence.is_decoding for sequence in self.running)
-        context = sum(sequence.next_position for sequence in free) // len(free)
-        num_groups = self._sizing.num_groups(total, context)
-        if self._num_decoding >= num_groups:
-            return 0  # they join the sequences that decode now, when these are done
-        return -(-total // num_groups)
-
-    def _next_input(self) -> _Waiting | None:
-        while self._encode and self._encode.peek().asked.is_dropped:
-            self._encode.pop()
-        return self._encode.peek() if self._encode else None
-
-    def _encode_batch(self, batch_id: int, slot: int, is_alone: bool) -> Batch | None:
-        taken: list[_Waiting] = []
-        budget = self._limits.max_batch_tokens
-        enough = self._enough(BatchKind.ENCODE, self._num_queued_tokens, is_alone=is_alone)
-        num_tokens = 0
-        while (waiting := self._next_input()) is not None and num_tokens < enough:
-            length = len(waiting.item.token_ids)
-            if taken and num_tokens + length > budget:
-                break
-            taken.append(self._encode.pop())
-            num_tokens += length
-            self._num_queued_tokens -= length
-            waiting.asked.num_queued -= 1
-            waiting.asked.num_queued_tokens -= length
-            if waiting.asked.num_queued == 0:
-                del self._asked[waiting.entry.request_id]
-        if not taken:
-            return None
-        rows = encode_rows([waiting.item for waiting in taken])
-        return Batch(
-            start=start_of(batch_id, BatchKind.ENCODE, slot, rows),
-            num_tokens=len(rows.token_ids),
-            entries=tuple(waiting.entry for waiting in taken),
-        )
-
-
-def _join(sequence: Sequence) -> None:
-    sequence.in_batch = True
-    sequence.num_unacknowledged += 1
+            return most, most
+        num_tokens = min(num_waiting, most)
+        return -(-num_tokens // self._sizing.num_parts(kind, num_tokens)), most

@@ -9,33 +9,30 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Final
 
 from liger.errors import LigerError
 
 DIGEST_BYTES: Final = 16
+_TOKEN_BYTES: Final = array("I").itemsize
 
 
-def block_digests(token_ids: Sequence[int], block_size: int, before: tuple[bytes, ...] = ()) -> tuple[bytes, ...]:
-    """Name the full blocks of a sequence, each by its tokens and all before them.
+def block_digests(token_ids: Sequence[int], block_size: int, parent: bytes = b"") -> tuple[bytes, ...]:
+    """Name full blocks of a sequence, each by its tokens and all before them.
 
     Args:
-        token_ids: Of the sequence, from its first on, each below 2^32; what fills no block is left out.
+        token_ids: Of the sequence from a block's first on, each below 2^32; what fills no block is left out.
         block_size: Tokens a block holds.
-        before: Digests of the first blocks, which are not computed again.
+        parent: Digest of the block before; empty for the sequence's beginning.
 
     Returns:
         A digest of 16 bytes for every full block.
     """
-    num_full = len(token_ids) // block_size
-    first = len(before)
-    if first >= num_full:
-        return before[:num_full]
-    tokens = array("I", token_ids[first * block_size : num_full * block_size])
-    contents, step = tokens.tobytes(), block_size * tokens.itemsize
-    digests = list(before)
-    digest = before[-1] if before else b""
-    for start in range(0, len(contents), step):
+    step = block_size * _TOKEN_BYTES
+    contents = array("I", token_ids).tobytes()
+    digests, digest = [], parent
+    for start in range(0, len(contents) - step + 1, step):
         digest = blake2b(digest + contents[start : start + step], digest_size=DIGEST_BYTES).digest()
         digests.append(digest)
     return tuple(digests)
@@ -132,6 +129,10 @@ class BlockManager:
             self._references[block] = self._references.get(block, 0) + 1
             found.append(block)
         return tuple(found)
+
+    def num_findable(self, digests: Iterable[bytes]) -> int:
+        """Return how many blocks `find_prefix` would find; takes none."""
+        return sum(1 for _ in takewhile(self._block_of.__contains__, digests))
 
     def publish(self, block: int, digest: bytes) -> None:
         """Let a block be found by its digest, unless another block is already.

@@ -15,9 +15,11 @@ from controller.core.cost_model import CostModel, Shape
 from controller.core.plan import Forwards, Strategy
 from controller.core.planner import bucketed
 from liger.domain import BatchKind, Lane, SegmentKind
+from liger.views import DecodeChoice
 
 _ENOUGH: Final = 0.98  # of the most that any depth gains
 _LEAST_GAIN: Final = 1.02  # below it one batch at a time is as good
+_SIZES: Final = tuple(2**power for power in range(5, 15))  # tokens of batches that others interleave with
 _FILL: Final = 1  # batches beyond the ideal, so that a lane finds work when times vary
 
 
@@ -39,25 +41,37 @@ class DepthControl:
         max_depth: Slots on the ranks.
         forwards: What each kind of batch runs.
         costs: Predicts durations; None where nothing was measured.
+        window_ns: How long a window is.
     """
 
     def __init__(
-        self, *, strategy: Strategy, num_stages: int, max_depth: int, forwards: Forwards, costs: CostModel | None
+        self,
+        *,
+        strategy: Strategy,
+        num_stages: int,
+        max_depth: int,
+        forwards: Forwards,
+        costs: CostModel | None,
+        window_ns: float = 20e6,
     ) -> None:
         self.max_depth = max_depth
+        self.decode_choice: DecodeChoice | None = None  # the last that was made
         self._strategy = strategy
         self._num_stages = num_stages
         self._forwards = forwards
         self._costs = costs
         self._loads = cache(self._load)
         self._depths = cache(self._depth_of)
+        self._beside = cache(self._tokens_beside)
+        self._window_ns = window_ns
 
-    def depth(self, in_flight: Sequence[Batch], *, time_left_ns: float | None = None) -> int:
+    def depth(self, in_flight: Sequence[Batch], *, time_left_ns: float | None = None, is_mixed: bool = False) -> int:
         """Return how many batches may be in flight beside those that are.
 
         Args:
             in_flight: Batches with segments left, oldest first.
             time_left_ns: Until the nearest deadline among them; a batch that barely meets it runs alone.
+            is_mixed: Whether batches of other kinds wait; they take turns with these, window by window.
         """
         if self._strategy is Strategy.TENSOR or (self._strategy is Strategy.INTERLEAVED and self._costs is None):
             return 1
@@ -70,30 +84,56 @@ class DepthControl:
         if time_left_ns is not None and alone < time_left_ns < alone * 1.5:
             return len(in_flight)
         kinds = {batch.kind for batch in in_flight}
-        mixed = len(kinds) > 1 or BatchKind.DECODE in kinds  # kinds of unlike lengths fill each other's gaps
+        mixed = is_mixed or len(kinds) > 1 or BatchKind.DECODE in kinds  # unlike lengths fill each other's gaps
         return min(self._depths(oldest, version) + mixed, self.max_depth)
 
-    def num_groups(self, num_sequences: int, context: int) -> int:
-        """Return in how many decode batches so many sequences should run."""
+    def num_groups(self, num_sequences: int, context: int, *, beside_others: bool = False) -> int:
+        """Return in how many decode batches so many sequences should run.
+
+        Args:
+            num_sequences: That decode.
+            context: Tokens behind each, on average.
+            beside_others: Whether prefill or encode batches fill the gaps of one; two would read the weights twice.
+        """
         if self._strategy is Strategy.PIPELINE:
             return min(self._num_stages, num_sequences) or 1
         if self._strategy is Strategy.TENSOR or self._costs is None or num_sequences < 2 or self.max_depth < 2:
+            self.decode_choice = DecodeChoice(num_batches=1)
             return 1
-        return self._num_halves(Shape(BatchKind.DECODE, num_sequences, context), self._costs)
+        split_ns, merged_ns = self._halves(Shape(BatchKind.DECODE, num_sequences, context), self._costs)
+        num_groups = 2 if split_ns * _LEAST_GAIN < merged_ns and not beside_others else 1
+        self.decode_choice = DecodeChoice(num_batches=num_groups, merged_ns=merged_ns, split_ns=split_ns)
+        return num_groups
+
+    def tokens_beside(self, kind: BatchKind) -> int | None:
+        """Return how many tokens a batch may have that others interleave with; None if nothing is known.
+
+        So many that a layer takes no longer than a window: others then wait for about one window at a time.
+        """
+        if self._strategy is not Strategy.INTERLEAVED or self._costs is None:
+            return None
+        return self._beside(kind, self._costs.version)
 
     def num_parts(self, kind: BatchKind, num_tokens: int) -> int:
         """Return in how many batches so many waiting tokens should run that would fit one."""
         if self._strategy is not Strategy.INTERLEAVED or self._costs is None or num_tokens < 2 or self.max_depth < 2:
             return 1
-        return self._num_halves(Shape(kind, num_tokens), self._costs)
+        split_ns, whole_ns = self._halves(Shape(kind, num_tokens), self._costs)
+        return 2 if split_ns * _LEAST_GAIN < whole_ns else 1
 
-    def _num_halves(self, whole: Shape, costs: CostModel) -> int:
-        """Return 2 if two interleaved halves of a batch take less time than the whole, else 1."""
+    def _halves(self, whole: Shape, costs: CostModel) -> tuple[float, float]:
+        """Return how long two interleaved halves of a batch take, and the whole."""
         half = replace(whole, num_tokens=(whole.num_tokens + 1) // 2)
         load = self._loads(bucketed(half), costs.version)
         fill = min(load.compute, load.communication) / self._num_layers(half.kind)
         pair_ns = max(2 * max(load.compute, load.communication), load.alone) + fill
-        return 2 if pair_ns * _LEAST_GAIN < self._loads(bucketed(whole), costs.version).alone else 1
+        return pair_ns, self._loads(bucketed(whole), costs.version).alone
+
+    def _tokens_beside(self, kind: BatchKind, version: int) -> int:
+        """Return the most tokens, of powers of 2, whose layer fits a window."""
+        limit_ns = self._window_ns * self._num_layers(kind)
+        fitting = [size for size in _SIZES if self._loads(Shape(kind, size), version).alone <= limit_ns]
+        return fitting[-1] if fitting else _SIZES[0]
 
     def _depth_of(self, shape: Shape, version: int) -> int:
         load = self._loads(shape, version)

@@ -1,10 +1,14 @@
 """The requests of one group in one epoch: what each has cost so far and what is left of it."""
 
+import heapq
 from dataclasses import dataclass, field
 
 from controller.core.events import RequestAccount
-from controller.core.requests import EncodeWork, GenerateWork, Request
+from controller.core.pace import Pace
+from controller.core.requests import Request
 from controller.core.sequence import Sequence
+from liger.domain import BatchKind
+from liger.schedule import Logprob
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -22,27 +26,20 @@ class Entry:
     compute_ns: int = 0
     exposed_ns: int = 0
     depth: int = 0
+    prompt_logprobs: list[Logprob] = field(default_factory=list)  # as far as they are there
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to give."""
         return self.num_items_left == 0 and all(sequence.finish_reason is not None for sequence in self.sequences)
 
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt or of all inputs."""
-        match self.request.work:
-            case GenerateWork(prompt_token_ids=ids):
-                return len(ids)
-            case EncodeWork(items=items):
-                return sum(len(item.token_ids) for item in items)
-
-    def account(self, now_ns: int) -> RequestAccount:
-        """Return what it has cost."""
+    def account(self, now_ns: int, pace: Pace) -> RequestAccount:
+        """Return what it has cost; what the prefix cache saved is by the ranks' pace."""
+        num_cached = self.sequences[0].num_cached if self.sequences else 0
         published = now_ns if self.published_ns is None else self.published_ns
         first = now_ns if self.first_ns is None else self.first_ns
         return RequestAccount(
-            num_prompt_tokens=self.num_prompt_tokens,
+            num_prompt_tokens=self.request.num_tokens,
             num_completion_tokens=self.num_given,
             queue_ns=published - self.submitted_ns,
             prefill_ns=first - published,
@@ -50,6 +47,8 @@ class Entry:
             compute_ns=self.compute_ns,
             exposed_ns=self.exposed_ns,
             depth=self.depth,
+            num_cached_tokens=num_cached,
+            saved_prefill_ns=round(pace.batch_ns(BatchKind.PREFILL, num_cached)) if num_cached else 0,
         )
 
 
@@ -59,6 +58,7 @@ class Ledger:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._num_opened = 0
+        self._deadlines: list[tuple[int, int, str]] = []  # a heap: deadline, opened, request id; some are over
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -71,6 +71,8 @@ class Ledger:
         self._num_opened += 1
         entry = Entry(request=request, submitted_ns=now_ns, opened=self._num_opened)
         self._entries[request.request_id] = entry
+        if request.deadline_ns is not None:
+            heapq.heappush(self._deadlines, (request.deadline_ns, entry.opened, request.request_id))
         return entry
 
     def find(self, request_id: str) -> Entry | None:
@@ -87,13 +89,20 @@ class Ledger:
 
     def next_deadline_ns(self) -> int | None:
         """Return the nearest deadline."""
-        deadlines = (entry.request.deadline_ns for entry in self._entries.values())
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        while self._deadlines and self._entry_of(self._deadlines[0]) is None:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
 
     def expired(self, now_ns: int) -> tuple[Entry, ...]:
         """Return the entries whose deadline has passed."""
-        return tuple(
-            entry
-            for entry in self._entries.values()
-            if entry.request.deadline_ns is not None and entry.request.deadline_ns <= now_ns
-        )
+        found = []
+        while (deadline_ns := self.next_deadline_ns()) is not None and deadline_ns <= now_ns:
+            entry = self._entry_of(heapq.heappop(self._deadlines))
+            assert entry is not None, "the nearest deadline is of a request under way"
+            found.append(entry)
+        return tuple(found)
+
+    def _entry_of(self, deadline: tuple[int, int, str]) -> Entry | None:
+        _, opened, request_id = deadline
+        entry = self._entries.get(request_id)
+        return entry if entry is not None and entry.opened == opened else None

@@ -1,6 +1,6 @@
 """Reads the ranks' timings: what ran where, how well it was predicted, how much of the communication was hidden."""
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +10,7 @@ from controller.core.plan import Forwards, Plan, lane_span
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.schedule import StepSpan, WindowTimings
 from liger.spans import LaneSpan
+from liger.views import WindowMix
 
 _KEPT_WINDOWS: Final = 64  # that exchanges may still tell of
 _LEARN_EVERY: Final = 4  # windows: what changes slowly need not be learnt from all
@@ -35,11 +36,19 @@ class Observer:
         self._costs = costs
         self._notes: OrderedDict[int, _Note] = OrderedDict()
         self._lanes: deque[tuple[int, int]] = deque(maxlen=_RECENT_WINDOWS)  # communication, exposed
+        self._mixes: deque[tuple[BatchKind, ...]] = deque(maxlen=_RECENT_WINDOWS)  # kinds of batches
 
     @property
     def prediction_error(self) -> float | None:
         """Median relative error of the predicted durations of the last windows."""
         return self._costs.error if self._costs is not None else None
+
+    def mixes(self) -> tuple[WindowMix, ...]:
+        """Return what the last windows were made of, most frequent first."""
+        counts = Counter(self._mixes)
+        return tuple(
+            WindowMix(batches=batches, share=count / len(self._mixes)) for batches, count in counts.most_common()
+        )
 
     @property
     def hidden_share(self) -> float | None:
@@ -50,6 +59,7 @@ class Observer:
 
     def published(self, number: int, plan: Plan) -> None:
         """Remember what a window's steps are."""
+        self._mixes.append(tuple(sorted(batch.kind for batch in plan.batches)))
         self._notes[number] = _Note(plan, self._costs.version if self._costs is not None else 0)
         if len(self._notes) > _KEPT_WINDOWS:
             self._notes.popitem(last=False)

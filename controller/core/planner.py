@@ -61,6 +61,7 @@ class Planner:
         self.forwards = forwards
         self.topology = topology
         self.costs = costs
+        self.is_ordered = strategy is Strategy.INTERLEAVED  # batches go on in the order in which they are given
         self._strategy = strategy
         self._interleaver = Interleaver(forwards, topology, costs, options) if costs is not None else None
         self._whole = cache(lambda kind, position: whole_forward(forwards, topology, kind, position))
@@ -82,7 +83,7 @@ class Planner:
         is_idle: bool = False,
         is_pressed: bool = False,
     ) -> Plan:
-        """Plan the next window of the batches in flight, oldest first; at least one.
+        """Plan the next window of the batches in flight, the primary first; at least one.
 
         Args:
             in_flight: Batches with segments left.

@@ -1,4 +1,4 @@
-"""A queue by priority, first come first served inside one."""
+"""A queue in which what has the lower order goes first, and of equals what came first."""
 
 import heapq
 from collections.abc import Iterator
@@ -6,21 +6,23 @@ from itertools import count
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
+Order = tuple[int, int, int]
+"""Minus the priority, the request's arrival, the place in it: higher priority first, then first come first served."""
 
 
 class PriorityQueue(Generic[ItemT]):
-    """Higher priority first, then in the order of arrival."""
+    """Lower order first, then as pushed."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, ItemT]] = []
-        self._arrivals = count()
+        self._heap: list[tuple[Order, int, ItemT]] = []
+        self._pushes = count()
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def push(self, item: ItemT, priority: int) -> None:
+    def push(self, item: ItemT, order: Order) -> None:
         """Queue an item."""
-        heapq.heappush(self._heap, (-priority, next(self._arrivals), item))
+        heapq.heappush(self._heap, (order, next(self._pushes), item))
 
     def peek(self) -> ItemT:
         """Return the item that goes next and leave it."""

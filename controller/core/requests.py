@@ -47,6 +47,13 @@ class Request:
     trace_context: dict[str, str] = field(default_factory=dict)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt or of all inputs."""
+        if isinstance(self.work, GenerateWork):
+            return len(self.work.prompt_token_ids)
+        return sum(len(item.token_ids) for item in self.work.items)
+
+    @property
     def highest_token_id(self) -> int:
         """The largest id in the prompt or the inputs."""
         if isinstance(self.work, GenerateWork):

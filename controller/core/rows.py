@@ -1,10 +1,23 @@
-"""Turns what the batch manager chose into batches as ranks get them."""
+"""Turns what was chosen into batches as ranks get them."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 from controller.core.batch import Batch
 from controller.core.requests import EncodeItem
 from controller.core.sequence import Sequence
 from liger.domain import BatchKind
-from liger.schedule import BatchRows, BatchStart, BlockAppends, EncodeRows, PrefillRows
+from liger.schedule import BatchRows, BatchStart, BlockAppends, DecodeRows, EncodeRows, PrefillRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some tokens of a sequence, in a prefill batch."""
+
+    sequence: Sequence
+    start: int  # place of its first token
+    stop: int
+    forks: tuple[Sequence, ...] = ()  # further samples that begin with its last token
 
 
 def start_of(batch_id: int, kind: BatchKind, slot: int, rows: BatchRows) -> BatchStart:
@@ -12,32 +25,40 @@ def start_of(batch_id: int, kind: BatchKind, slot: int, rows: BatchRows) -> Batc
     return BatchStart(batch_id=batch_id, kind=kind, slot=slot, rows=rows)
 
 
-def prefill_batch(batch_id: int, slot: int, chunks: list[tuple[Sequence, int, int]]) -> Batch:
-    """Return the batch of some chunks: (sequence, first token, tokens)."""
-    fresh = tuple(sequence for sequence, start, _ in chunks if start == 0)
+def prefill_batch(batch_id: int, slot: int, chunks: Items[Chunk], appends: BlockAppends) -> Batch:
+    """Return the batch of some chunks."""
+    forks = [fork.row for chunk in chunks for fork in chunk.forks]
+    members = [sequence for chunk in chunks for sequence in (chunk.sequence, *chunk.forks)]
     rows = PrefillRows(
-        rows=tuple(sequence.row for sequence, _, _ in chunks),
-        num_tokens=tuple(length for _, _, length in chunks),
-        starts=tuple(start for _, start, _ in chunks),
-        token_ids=tuple(
-            token for sequence, start, length in chunks for token in sequence.work.prompt_token_ids[start:][:length]
-        ),
-        samples=tuple(start + length == sequence.num_prompt_tokens for sequence, start, length in chunks),
-        appends=BlockAppends(
-            rows=tuple(sequence.row for sequence in fresh),
-            counts=tuple(len(sequence.blocks) for sequence in fresh),
-            blocks=tuple(block for sequence in fresh for block in sequence.blocks),
-        ),
+        rows=tuple(chunk.sequence.row for chunk in chunks),
+        num_tokens=tuple(chunk.stop - chunk.start for chunk in chunks),
+        starts=tuple(chunk.start for chunk in chunks),
+        token_ids=tuple(token for chunk in chunks for token in chunk.sequence.token_ids(chunk.start, chunk.stop)),
+        samples=tuple(chunk.stop == chunk.sequence.num_to_prefill for chunk in chunks),
+        appends=appends,
+        fork_counts=tuple(len(chunk.forks) for chunk in chunks) if forks else (),
+        fork_rows=tuple(forks),
     )
     return Batch(
         start=start_of(batch_id, BatchKind.PREFILL, slot, rows),
         num_tokens=len(rows.token_ids),
-        sequences=tuple(sequence for sequence, _, _ in chunks),
-        sequence_starts=fresh,
+        sequences=tuple(members),
+        sequence_starts=tuple(sequence for sequence in members if not sequence.is_on_ranks),
     )
 
 
-def encode_rows(items: list[EncodeItem]) -> EncodeRows:
+def decode_batch(batch_id: int, slot: int, sequences: Items[Sequence], appends: BlockAppends) -> Batch:
+    """Return the batch of the next token of some sequences."""
+    rows = DecodeRows(
+        rows=tuple([sequence.row for sequence in sequences]),
+        positions=tuple([sequence.next_position for sequence in sequences]),
+        appends=appends,
+    )
+    start = start_of(batch_id, BatchKind.DECODE, slot, rows)
+    return Batch(start=start, num_tokens=len(sequences), sequences=tuple(sequences))
+
+
+def encode_rows(items: Items[EncodeItem]) -> EncodeRows:
     """Return whole inputs in columns."""
     typed = any(item.token_type_ids for item in items)
     return EncodeRows(

@@ -1,11 +1,10 @@
 """One group's epoch: requests in, windows out, outcomes in, events out."""
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from controller.core.admission import ModelLimits, check_fits
+from controller.core.admission import SchedulerLimits, check_deadline, check_fits, check_room
 from controller.core.batch import Batch
 from controller.core.batch_manager import BatchManager
 from controller.core.depth import DepthControl
@@ -15,7 +14,7 @@ from controller.core.observer import Observer
 from controller.core.plan import Plan
 from controller.core.planner import Planner
 from controller.core.requests import EncodeWork, GenerateWork, Request
-from controller.core.sequence import Sequence as Sample
+from controller.core.sequence import samples_of
 from controller.core.settlement import Settlement
 from liger.digest import order_digest
 from liger.domain import Fence, FinishReason
@@ -24,7 +23,6 @@ from liger.errors import (
     DuplicateRequestError,
     GroupFailedError,
     LigerError,
-    OverloadedError,
     RequestCancelledError,
 )
 from liger.schedule import BatchOutcome, Pattern, Window, WindowOutcome, WindowTimings
@@ -35,19 +33,11 @@ _TIMED_SHORT: Final = 8  # one in so many short windows is timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerLimits:
-    """Bounds of one group."""
-
-    windows_ahead: int  # windows published and not acknowledged, at most
-    max_requests: int  # requests under way, at most
-    model: ModelLimits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Published:
     window: Window
     plan: Plan
     ended: tuple[Batch, ...]  # batches whose last segment is in the window
+    predicted_ns: tuple[float, ...]  # of the ranks' time, by operand: what each task was charged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,25 +115,24 @@ class Scheduler:
         """Take a request.
 
         Raises:
-            OverloadedError: Too many requests are under way.
+            OverloadedError: Too much is under way, or waits before it.
+            DeadlineError: It cannot meet its deadline.
             DuplicateRequestError: One with this id is under way.
             InvalidRequestError: It can never run (see `check_fits`).
         """
         if request.request_id in self._ledger:
             raise DuplicateRequestError(f"request {request.request_id} is under way; use another request_id")
-        if len(self._ledger) >= self._limits.max_requests:
-            raise OverloadedError(f"{self._limits.max_requests} requests are under way; try again", retry_after_s=1.0)
         check_fits(request, self._limits.model, self._batches.blocks)
+        check_room(request, len(self._ledger), self._limits, self._batches)
+        check_deadline(request, now_ns, self._batches)
         entry = self._ledger.open(request, now_ns)
         match request.work:
             case GenerateWork() as work:
-                for sample, sampling in enumerate(work.samplings):
-                    sequence = Sample(request_id=request.request_id, sample=sample, work=work, sampling=sampling)
-                    entry.sequences.append(sequence)
-                    self._batches.add_sequence(sequence, request.priority)
+                entry.sequences = samples_of(request, work, entry.opened)
+                self._batches.add_samples(entry.sequences)
             case EncodeWork(items=items):
                 entry.num_items_left = len(items)
-                self._batches.add_items(request.request_id, items, request.priority, opened=entry.opened)
+                self._batches.add_items(request.request_id, request.task, items, request.priority, opened=entry.opened)
 
     def cancel(self, request_id: str, sample: int | None, reason: FinishReason, now_ns: int) -> list[Event]:
         """End a request, or one sample of it, at the next window; unknown ids are ignored (it may just have ended)."""
@@ -156,6 +145,22 @@ class Scheduler:
             if sample in (None, sequence.sample) and sequence.finish_reason is None:
                 self._settlement.end(sequence, reason)
         return self._settlement.close_if_done(entry, now_ns)
+
+    def acknowledge(self, request_id: str, sample: int, num_tokens: int) -> None:
+        """Note how many tokens of a sample its client has taken; unknown ones are ignored (it may just have ended)."""
+        entry = self._ledger.find(request_id)
+        if entry is not None and sample < len(entry.sequences):
+            self._batches.read(entry.sequences[sample], num_tokens)
+
+    def check_integrity(self) -> None:
+        """Check the accounts of memory; with no work at all nothing may be held.
+
+        Raises:
+            LigerError: They are wrong.
+        """
+        self._batches.memory.check_integrity()
+        if self.is_idle and self._batches.blocks.num_used:
+            raise LigerError(f"{self._batches.blocks.num_used} KV blocks are held, and no request is under way")
 
     def expire(self, now_ns: int) -> list[Event]:
         """End the requests whose deadline has passed."""
@@ -179,8 +184,11 @@ class Scheduler:
             return None
         passed_ns = now_ns - self._begun_ns  # of the oldest window
         backlog_ns = sum(one.plan.cut.predicted_ns for one in self._published) - passed_ns
+        in_flight = (
+            self._batches.sharing.primary_first(self._in_flight) if self._planner.is_ordered else self._in_flight
+        )
         plan = self._planner.plan(
-            self._in_flight,
+            in_flight,
             backlog_ns=backlog_ns,
             is_idle=not self._published,
             is_pressed=self._batches.has_waiting,
@@ -196,7 +204,7 @@ class Scheduler:
         self._begun_ns = now_ns
         if published.window.number != outcome.number:
             raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
-        self._charge(published.plan.batches, report.slowest)
+        self._charge(published, report.slowest)
         running = {batch.batch_id for batch in published.plan.batches}
         if not running.issuperset(batch.batch_id for batch in outcome.batches):
             raise GroupFailedError(f"window {outcome.number} was acknowledged with results of batches that it has not")
@@ -208,7 +216,7 @@ class Scheduler:
 
     def _fill(self, now_ns: int) -> None:
         while self._free_slots and len(self._in_flight) < self._depth.depth(
-            self._in_flight, time_left_ns=self._time_left_ns(now_ns)
+            self._in_flight, time_left_ns=self._time_left_ns(now_ns), is_mixed=self._batches.has_others
         ):
             batch = self._batches.next_batch(self._free_slots[-1], is_alone=not self._in_flight)
             if batch is None:
@@ -234,7 +242,7 @@ class Scheduler:
             number=self.num_windows,
             pattern_id=plan.pattern.id,
             batch_ids=batch_ids,
-            sequence_ends=self._batches.take_freed_rows(),
+            sequence_ends=self._batches.memory.take_freed_rows(),
             sequence_starts=tuple(sequence.start() for sequence in beginning),
             batch_starts=tuple(batch.start for batch in fresh),
             order_digest=order_digest(plan.pattern.id, batch_ids),
@@ -242,10 +250,11 @@ class Scheduler:
         )
 
     def _advance(self, plan: Plan, window: Window, now_ns: int) -> None:
-        ended = []
-        for batch, position in zip(plan.batches, plan.positions, strict=True):
+        ended, predicted_ns = [], []
+        for batch, base, position in zip(plan.batches, plan.bases, plan.positions, strict=True):
             batch.position, batch.is_published = position, True
             self._mark_published(batch, now_ns)
+            predicted_ns.append(self._batches.sharing.published(batch, self._share(batch, position - base)))
             if position == len(self._planner.forwards[batch.kind]):
                 ended.append(batch)
         for batch in ended:
@@ -254,7 +263,9 @@ class Scheduler:
             self._batches.published(batch)
         if not self._published:
             self._begun_ns = now_ns
-        self._published.append(_Published(window=window, plan=plan, ended=tuple(ended)))
+        self._published.append(
+            _Published(window=window, plan=plan, ended=tuple(ended), predicted_ns=tuple(predicted_ns))
+        )
         self._observer.published(window.number, plan)
 
     def _mark_published(self, batch: Batch, now_ns: int) -> None:
@@ -264,11 +275,18 @@ class Scheduler:
                 entry.depth = max(entry.depth, len(self._in_flight))
                 entry.published_ns = now_ns if entry.published_ns is None else entry.published_ns
 
-    def _charge(self, batches: Sequence[Batch], timings: WindowTimings) -> None:
-        """Add a window's times to the requests of its batches."""
-        for batch, compute_ns, exposed_ns in zip(
-            batches, timings.batch_compute_ns, timings.batch_exposed_ns, strict=True
+    def _share(self, batch: Batch, num_segments: int) -> float:
+        return num_segments / len(self._planner.forwards[batch.kind])
+
+    def _charge(self, published: _Published, timings: WindowTimings) -> None:
+        """Add a window's times to the tasks and requests of its batches."""
+        plan = published.plan
+        times = zip(timings.batch_compute_ns, timings.batch_exposed_ns, strict=True)
+        for batch, advance, predicted_ns, (compute_ns, exposed_ns) in zip(
+            plan.batches, plan.cut.advances, published.predicted_ns, times, strict=True
         ):
+            share = self._share(batch, advance)
+            self._batches.sharing.acknowledged(batch, share, predicted_ns, compute_ns + exposed_ns)
             for request_id in batch.request_ids:
                 entry = self._ledger.find(request_id)
                 if entry is not None:

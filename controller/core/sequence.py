@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
-from controller.core.requests import GenerateWork
+from controller.core.block_manager import block_digests
+from controller.core.queues import Order
+from controller.core.requests import GenerateWork, Request
 from liger.domain import FinishReason, Sampling
 from liger.schedule import SequenceStart
 
@@ -14,13 +16,15 @@ class SequenceState(Enum):
 
     WAITING = auto()  # holds nothing
     RUNNING = auto()  # holds a row and blocks; takes part in batches
+    PREEMPTED = auto()  # takes part in no new batch; WAITING again once its last batch is acknowledged
     ENDED = auto()  # takes part in no new batch; holds row and blocks until its last batch is acknowledged
     RELEASED = auto()  # holds nothing any more
 
 
 _TRANSITIONS: Final = {
     SequenceState.WAITING: {SequenceState.RUNNING, SequenceState.RELEASED},
-    SequenceState.RUNNING: {SequenceState.ENDED},
+    SequenceState.RUNNING: {SequenceState.PREEMPTED, SequenceState.ENDED},
+    SequenceState.PREEMPTED: {SequenceState.WAITING, SequenceState.ENDED},
     SequenceState.ENDED: {SequenceState.RELEASED},
     SequenceState.RELEASED: set(),
 }
@@ -28,21 +32,36 @@ _TRANSITIONS: Final = {
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """A token stream; counts run ahead of results, since windows are published before their results are known."""
+    """A token stream; counts run ahead of results, since windows are published before their results are known.
+
+    Its tokens are the prompt's, then the output's. Those that it knows when it begins to run (after a preemption part
+    of the output too) are computed by chunks, every later one by a decode batch.
+    """
 
     request_id: str
     sample: int
     work: GenerateWork
     sampling: Sampling
+    order: Order = (0, 0, 0)  # lower goes first
+    followers: list["Sequence"] = field(default_factory=list)  # samples that begin with this one's first token
     state: SequenceState = SequenceState.WAITING
-    row: int = 0  # of the sequence table, while RUNNING or ENDED
-    blocks: tuple[int, ...] = ()
-    num_prefilled: int = 0  # prompt tokens in published batches
+    row: int = 0  # of the sequence table, while it holds one
+    blocks: list[int] = field(default_factory=list)  # its block table
+    num_told: int = 0  # of them known to the ranks
+    num_to_prefill: int = 0  # tokens that chunks compute: those known when it began to run
+    num_prefilled: int = 0  # of them found in the prefix cache or in published batches
     num_drawn: int = 0  # output tokens in published batches
     output: list[int] = field(default_factory=list)  # output tokens committed
+    num_read: int = 0  # of them taken by the client, as far as its gateway has told
+    num_cached: int = 0  # prompt tokens found in the prefix cache when it first ran
+    digests: tuple[bytes, ...] = ()  # of its full blocks, as far as they were needed
+    num_findable: int = 0  # full blocks published to the prefix cache
     num_unacknowledged: int = 0  # published batches whose results are not there yet
     is_on_ranks: bool = False  # its row has begun there
+    is_queued: bool = False
     in_batch: bool = False  # a batch that holds it has segments that are not published yet
+    has_run: bool = False
+    gave_prompt_logprobs: bool = False
     finish_reason: FinishReason | None = None
 
     def advance(self, state: SequenceState) -> None:
@@ -56,51 +75,102 @@ class Sequence:
         return len(self.work.prompt_token_ids)
 
     @property
-    def num_tokens_at_most(self) -> int:
-        """Tokens whose keys and values are ever kept: the last output's are not."""
-        return self.num_prompt_tokens + self.work.max_tokens - 1
+    def num_known(self) -> int:
+        """Tokens of the prompt and of the committed output."""
+        return len(self.work.prompt_token_ids) + len(self.output)
 
     @property
     def needs_prefill(self) -> bool:
-        """Whether prompt tokens are still to be published."""
-        return self.state is SequenceState.RUNNING and not self.in_batch and self.num_prefilled < self.num_prompt_tokens
-
-    @property
-    def can_decode(self) -> bool:
-        """Whether its next token can be published now."""
-        return self.state is SequenceState.RUNNING and not self.in_batch and 0 < self.num_drawn < self.work.max_tokens
+        """Whether a chunk of it can be published now."""
+        return self.state is SequenceState.RUNNING and not self.in_batch and self.num_prefilled < self.num_to_prefill
 
     @property
     def is_decoding(self) -> bool:
-        """Whether its prompt is published and tokens are left to draw."""
-        return self.state is SequenceState.RUNNING and 0 < self.num_drawn < self.work.max_tokens
+        """Whether what it began with is published and tokens are left to draw."""
+        return (
+            self.state is SequenceState.RUNNING
+            and self.num_prefilled == self.num_to_prefill
+            and self.num_drawn < self.work.max_tokens
+        )
 
     @property
     def next_position(self) -> int:
         """Place of the next token that a decode batch computes: the last one drawn."""
-        return self.num_prompt_tokens + self.num_drawn - 1
+        return len(self.work.prompt_token_ids) + self.num_drawn - 1
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the prompt's likelihoods are to come from it: from one sample, once."""
+        return self.work.prompt_logprobs is not None and self.sample == 0 and not self.gave_prompt_logprobs
+
+    def token_ids(self, start: int, stop: int) -> tuple[int, ...]:
+        """Return some of its tokens, by place; they are known."""
+        prompt = self.work.prompt_token_ids
+        if stop <= len(prompt):
+            return prompt[start:stop]
+        output = self.output[max(0, start - len(prompt)) : stop - len(prompt)]
+        return (*prompt[start:], *output)
+
+    def digests_of(self, num_blocks: int, block_size: int) -> tuple[bytes, ...]:
+        """Return the digests of its first full blocks, whose tokens are known."""
+        if len(self.digests) < num_blocks:
+            fresh = self.token_ids(len(self.digests) * block_size, num_blocks * block_size)
+            self.digests += block_digests(fresh, block_size, self.digests[-1] if self.digests else b"")
+        return self.digests[:num_blocks]
+
+    def begin(self, row: int, cached: tuple[int, ...], block_size: int) -> None:
+        """Run, with a row and the blocks that the prefix cache holds of it."""
+        self.advance(SequenceState.RUNNING)
+        self.row, self.blocks = row, list(cached)
+        self.num_to_prefill, self.num_drawn = self.num_known, len(self.output)
+        self.num_prefilled, self.num_findable = len(cached) * block_size, len(cached)
+        if not self.has_run:
+            self.num_cached, self.has_run = self.num_prefilled, True
 
     def start(self) -> SequenceStart:
         """Return what the ranks must know of it."""
+        sampling, work = self.sampling, self.work
+        needs_prompt = sampling.repetition_penalty != 1.0 or self.wants_prompt_logprobs
+        needs_output = sampling.has_penalties or work.constraint is not None
         return SequenceStart(
             row=self.row,
-            sampling=self.sampling,
+            sampling=sampling,
             sample=self.sample,
             num_prompt_tokens=self.num_prompt_tokens,
-            min_tokens=self.work.min_tokens,
-            stop_token_ids=tuple(sorted(self.work.stop_token_ids)),
+            min_tokens=work.min_tokens,
+            stop_token_ids=tuple(sorted(work.stop_token_ids)),
+            output_token_ids=tuple(self.output) if needs_output else (),
+            prompt_token_ids=work.prompt_token_ids if needs_prompt else (),
+            prompt_logprobs=work.prompt_logprobs if self.wants_prompt_logprobs else None,
+            constraint=work.constraint,
         )
 
-    def take(self, token_id: int) -> None:
-        """Commit one output token and end if it is the last."""
+    def take(self, token_id: int) -> FinishReason | None:
+        """Commit one output token and end if it is the last; return why it ended."""
         self.output.append(token_id)
-        if token_id in self.work.stop_token_ids and len(self.output) > self.work.min_tokens:
+        may_stop = len(self.output) > self.work.min_tokens or self.work.constraint is not None  # a grammar outranks it
+        if token_id in self.work.stop_token_ids and may_stop:
             self.end(FinishReason.STOP)
         elif len(self.output) == self.work.max_tokens:
             self.end(FinishReason.LENGTH)
+        return self.finish_reason
 
     def end(self, reason: FinishReason) -> None:
         """Take part in no new batch."""
         self.finish_reason = reason
         waiting = self.state is SequenceState.WAITING
         self.advance(SequenceState.RELEASED if waiting else SequenceState.ENDED)
+
+
+def samples_of(request: Request, work: GenerateWork, opened: int) -> list[Sequence]:
+    """Return the samples of a request that was `opened` then."""
+    return [
+        Sequence(
+            request_id=request.request_id,
+            sample=sample,
+            work=work,
+            sampling=sampling,
+            order=(-request.priority, opened, sample),
+        )
+        for sample, sampling in enumerate(work.samplings)
+    ]

@@ -1,5 +1,7 @@
 """What results mean for requests: tokens and outputs given out, sequences ended, requests closed."""
 
+from collections.abc import Sequence as Items
+
 from controller.core.batch import Batch
 from controller.core.batch_manager import BatchManager
 from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, TokensMade
@@ -7,7 +9,7 @@ from controller.core.ledger import Entry, Ledger
 from controller.core.sequence import Sequence, SequenceState
 from liger.domain import FinishReason
 from liger.errors import GroupFailedError, LigerError
-from liger.schedule import BatchOutcome, Logprob
+from liger.schedule import BatchOutcome, Logprob, PrefillRows
 
 
 class Settlement:
@@ -32,16 +34,13 @@ class Settlement:
             raise GroupFailedError(f"batch {batch.batch_id} was acknowledged without its results")
         if batch.entries:
             return self._settle_items(batch, result, now_ns)
-        drawing = [sequence for sequence, draws in zip(batch.sequences, _draws(batch), strict=True) if draws]
-        if len(drawing) != len(result.token_ids):
-            raise GroupFailedError(f"batch {batch.batch_id} draws {len(drawing)} tokens, {len(result.token_ids)} came")
-        asking = sum(sequence.sampling.logprobs is not None for sequence in drawing)
-        if asking != len(result.logprobs):
-            raise GroupFailedError(f"batch {batch.batch_id} gives {asking} likelihoods, {len(result.logprobs)} came")
+        drawing = batch.drawing
+        self._check_counts(batch, drawing, result)
+        for sequence, num_computed in zip(batch.sequences, _computed(batch), strict=True):
+            self._batches.settled(sequence, num_computed)
+        self._keep_prompt_logprobs(batch, result.prompt_logprobs)
         logprobs = iter(result.logprobs)
         events: list[Event] = []
-        for sequence in batch.sequences:
-            sequence.num_unacknowledged -= 1
         for sequence, token_id in zip(drawing, result.token_ids, strict=True):
             wanted = (next(logprobs),) if sequence.sampling.logprobs is not None else ()
             events += self._take(sequence, token_id, wanted, now_ns)
@@ -54,37 +53,72 @@ class Settlement:
         if not entry.is_done:
             return []
         self._ledger.close(entry.request.request_id)
-        return [RequestEnded(request_id=entry.request.request_id, account=entry.account(now_ns))]
+        return [RequestEnded(request_id=entry.request.request_id, account=entry.account(now_ns, self._batches.pace))]
 
     def break_off(self, entry: Entry, error: LigerError) -> list[Event]:
         """End a request that fails."""
         self._batches.drop_items(entry.request.request_id)
         for sequence in entry.sequences:
             if sequence.finish_reason is None:
-                self.end(sequence, FinishReason.CANCELLED)
+                sequence.end(FinishReason.CANCELLED)
+        for sequence in entry.sequences:  # only now: else followers would begin anew
+            self._batches.ended(sequence)
         self._ledger.close(entry.request.request_id)
         return [RequestBroken(request_id=entry.request.request_id, error=error)]
 
     def end(self, sequence: Sequence, reason: FinishReason) -> None:
         """End one sample; what it holds is free once no batch in flight has it."""
         sequence.end(reason)
-        self._release_if_over(sequence)
+        self._batches.ended(sequence)
+
+    def _check_counts(self, batch: Batch, drawing: Items[Sequence], result: BatchOutcome) -> None:
+        if len(drawing) != len(result.token_ids):
+            raise GroupFailedError(f"batch {batch.batch_id} draws {len(drawing)} tokens, {len(result.token_ids)} came")
+        asking = sum(sequence.sampling.logprobs is not None for sequence in drawing)
+        if asking != len(result.logprobs):
+            raise GroupFailedError(f"batch {batch.batch_id} gives {asking} likelihoods, {len(result.logprobs)} came")
+
+    def _keep_prompt_logprobs(self, batch: Batch, logprobs: tuple[Logprob, ...]) -> None:
+        """Keep the likelihoods of prompts, chunk by chunk, until the first token goes out."""
+        taken = 0
+        if isinstance(rows := batch.start.rows, PrefillRows):
+            by_row = {sequence.row: sequence for sequence in batch.sequences}
+            for row, start, count in zip(rows.rows, rows.starts, rows.num_tokens, strict=True):
+                sequence = by_row[row]
+                if not sequence.wants_prompt_logprobs:
+                    continue
+                end = taken + rows.num_predicted(start, count, sequence.num_prompt_tokens)
+                entry = self._ledger.find(sequence.request_id)
+                if entry is not None:
+                    del entry.prompt_logprobs[start:]  # of an earlier try, which was preempted
+                    entry.prompt_logprobs += logprobs[taken:end]
+                taken = end
+                sequence.gave_prompt_logprobs = start + count == sequence.num_to_prefill
+        if taken != len(logprobs):
+            raise GroupFailedError(f"batch {batch.batch_id} gives {taken} likelihoods of prompts, {len(logprobs)} came")
 
     def _take(self, sequence: Sequence, token_id: int, logprobs: tuple[Logprob, ...], now_ns: int) -> list[Event]:
-        entry = self._ledger.find(sequence.request_id)
-        if entry is None or sequence.finish_reason is not None:
+        if sequence.finish_reason is not None:
             return []  # a late token: computed before its sequence's end was known
-        sequence.take(token_id)
+        entry = self._ledger.find(sequence.request_id)
+        if entry is None:
+            return []
+        finish_reason = sequence.take(token_id)
         entry.num_given += 1
         entry.first_ns = now_ns if entry.first_ns is None else entry.first_ns
+        is_first = sequence.sample == 0 and len(sequence.output) == 1
         made = TokensMade(
             request_id=sequence.request_id,
             sample=sequence.sample,
             offset=len(sequence.output) - 1,
             token_ids=(token_id,),
             logprobs=logprobs,
-            finish_reason=sequence.finish_reason,
+            finish_reason=finish_reason,
+            prompt_logprobs=tuple(entry.prompt_logprobs) if is_first else (),
         )
+        if finish_reason is None:
+            return [made]
+        self._batches.ended(sequence)
         return [made, *self.close_if_done(entry, now_ns)]
 
     def _settle_items(self, batch: Batch, result: BatchOutcome, now_ns: int) -> list[Event]:
@@ -104,10 +138,14 @@ class Settlement:
         return events
 
     def _release_if_over(self, sequence: Sequence) -> None:
-        if sequence.state is SequenceState.ENDED and sequence.num_unacknowledged == 0:
-            self._batches.release(sequence)
+        if sequence.state in {SequenceState.ENDED, SequenceState.PREEMPTED}:
+            self._batches.memory.release_if_over(sequence)
 
 
-def _draws(batch: Batch) -> tuple[bool, ...]:
-    samples: tuple[bool, ...] = getattr(batch.start.rows, "samples", (True,) * len(batch.sequences))
-    return samples
+def _computed(batch: Batch) -> tuple[int, ...]:
+    """Return how many tokens of each sequence are computed once the batch is done."""
+    rows = batch.start.rows
+    if isinstance(rows, PrefillRows):
+        ends = zip(rows.starts, rows.num_tokens, rows.forks(), strict=True)
+        return tuple(start + count for start, count, forks in ends for _ in range(1 + len(forks)))
+    return tuple([position + 1 for position in getattr(rows, "positions", ())])

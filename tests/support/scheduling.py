@@ -24,6 +24,7 @@ def generate(
     priority=0,
     deadline_ns=None,
     logprobs=None,
+    prompt_logprobs=None,
 ):
     sampling = Sampling(logprobs=logprobs)
     work = GenerateWork(
@@ -32,18 +33,19 @@ def generate(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
         stop_token_ids=frozenset(stop),
+        prompt_logprobs=prompt_logprobs,
     )
     return Request(
         request_id=request_id, model="m", task=Task.GENERATE, work=work, priority=priority, deadline_ns=deadline_ns
     )
 
 
-def encode(request_id: str, *inputs, priority=0, deadline_ns=None):
+def encode(request_id: str, *inputs, task=Task.EMBED, priority=0, deadline_ns=None):
     items = tuple(EncodeItem(token_ids=tuple(ids), token_type_ids=(), output=POOL) for ids in inputs)
     return Request(
         request_id=request_id,
         model="m",
-        task=Task.EMBED,
+        task=task,
         work=EncodeWork(items=items),
         priority=priority,
         deadline_ns=deadline_ns,
@@ -114,7 +116,6 @@ class Run:
 
 def check_clean(run: Run) -> None:
     assert run.scheduler.is_idle
-    blocks = run.scheduler._batches.blocks
-    blocks.check_integrity()
-    assert blocks.num_used == 0
+    run.scheduler.check_integrity()
+    assert run.scheduler._batches.blocks.num_used == 0
     assert run.scheduler._batches.running == []

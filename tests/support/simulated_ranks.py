@@ -1,22 +1,25 @@
 """Ranks without torch: they obey windows as a rank's guard does and draw made-up tokens."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from controller.core.admission import ModelLimits
-from controller.core.batch_manager import BatchLimits, BatchManager
+from controller.core.admission import ModelLimits, SchedulerLimits
+from controller.core.batch_manager import BatchManager
 from controller.core.block_manager import BlockManager
 from controller.core.cost_model import EXCHANGES, CostModel
 from controller.core.depth import DepthControl
+from controller.core.limits import BatchLimits
 from controller.core.observer import Observer
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
-from controller.core.scheduler import Scheduler, SchedulerLimits
+from controller.core.scheduler import Scheduler
 from liger.digest import launch_digest, order_digest
-from liger.domain import BatchKind, Fence, Lane, SegmentKind
+from liger.domain import BatchKind, Fence, Lane, SegmentKind, Task
 from liger.profile import ContentionSample, ProfileTable, SegmentSample
 from liger.schedule import (
     BatchOutcome,
     BatchStart,
+    BlockAppends,
     DecodeRows,
     EncodeRows,
     ItemResult,
@@ -24,6 +27,7 @@ from liger.schedule import (
     Pattern,
     PrefillRows,
     Segment,
+    SequenceStart,
     Window,
     WindowOutcome,
     WindowTimings,
@@ -96,6 +100,10 @@ def make_scheduler(
     max_batch_tokens: int = 16,
     max_sequences: int = 8,
     max_requests: int = 100,
+    max_waiting_tokens: int = 10**6,
+    max_unread_tokens: int = 512,
+    max_beside_tokens: int = 512,
+    weights: Mapping[Task, float] = dict.fromkeys(Task, 1.0),
     max_length: int = 64,
     windows_ahead: int = 2,
     strategy: Strategy = Strategy.TENSOR,
@@ -105,7 +113,13 @@ def make_scheduler(
     topology: Topology = Topology(),
 ) -> Scheduler:
     blocks = BlockManager(num_blocks=num_blocks, block_size=block_size)
-    limits = BatchLimits(max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
+    limits = BatchLimits(
+        max_batch_tokens=max_batch_tokens,
+        max_sequences=max_sequences,
+        max_unread_tokens=max_unread_tokens,
+        max_beside_tokens=max_beside_tokens,
+        weights=weights,
+    )
     costs = CostModel(profile or made_profile()) if strategy is Strategy.INTERLEAVED else None
     depth = DepthControl(
         strategy=strategy,
@@ -119,6 +133,7 @@ def make_scheduler(
         limits=SchedulerLimits(
             windows_ahead=windows_ahead,
             max_requests=max_requests,
+            max_waiting_tokens=max_waiting_tokens,
             model=ModelLimits(max_length=max_length, vocabulary_size=1000),
         ),
         planner=Planner(forwards, strategy=strategy, topology=topology, costs=costs),
@@ -130,15 +145,17 @@ def make_scheduler(
 
 @dataclass
 class _Sequence:
-    tokens: list[int] = field(default_factory=list)  # known so far, prompt and drawn
+    start: SequenceStart
     blocks: list[int] = field(default_factory=list)
-    wants_logprobs: bool = False
+    last_token: int | None = None  # drawn, its keys and values not yet written
 
 
 @dataclass
 class _Batch:
     start: BatchStart
     num_left: int  # segments
+    reads: frozenset[int] = frozenset()  # blocks
+    writes: frozenset[int] = frozenset()
 
 
 def drawn_token(tokens: list[int]) -> int:
@@ -147,7 +164,11 @@ def drawn_token(tokens: list[int]) -> int:
 
 
 class SimulatedRank:
-    """Checks every window as a real rank does, and that no KV slot is written while another sequence holds it."""
+    """Checks every window as a real rank does, and keeps tokens where a real one keeps their keys and values.
+
+    What is drawn depends on the tokens that the sequence's blocks hold, so a block that is wrongly shared, freed or
+    written gives other tokens; and no batch may write a block that another batch in flight reads or writes.
+    """
 
     def __init__(
         self,
@@ -158,38 +179,28 @@ class SimulatedRank:
         forwards: Forwards = FORWARDS,
         topology: Topology = Topology(),
         rank: int = 0,
+        busy_ns: Callable[[BatchKind, int], int] = lambda kind, num_tokens: 10,
     ) -> None:
         self.guard = WindowGuard(
             fence=fence, forwards=forwards, num_slots=num_slots, tp_size=topology.tp_size, pp_size=topology.pp_size
         )
         self.max_in_flight = 0
+        self.num_tokens_computed = 0
+        self.num_copies = 0
+        self.max_running = 0
         self._forwards = forwards
         self._rank = rank
+        self._busy_ns = busy_ns
         self._in_flight: dict[int, _Batch] = {}
-        self.num_tokens_computed = 0
-        self.max_running = 0
         self._block_size = block_size
         self._rows: dict[int, _Sequence] = {}
-        self._owners: dict[int, int] = {}  # block: row
+        self._kv: dict[int, list[int | None]] = {}  # by block
 
     def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
         self.guard.learn(pattern)
         self.guard.admit(window)
-        busy = {row for batch in self._in_flight.values() for row in getattr(batch.start.rows, "rows", ())}
-        for row in window.sequence_ends:
-            assert row not in busy, f"row {row} was freed while a batch in flight advances it"
-            for block in self._rows.pop(row).blocks:
-                del self._owners[block]
-        for start in window.sequence_starts:
-            assert start.row not in self._rows, "a row was given twice"
-            self._rows[start.row] = _Sequence(wants_logprobs=start.sampling.logprobs is not None)
-        self.max_running = max(self.max_running, len(self._rows))
-        for start in window.batch_starts:
-            assert not busy.intersection(getattr(start.rows, "rows", ())), "a sequence is in two batches in flight"
-            self._in_flight[start.batch_id] = _Batch(start, len(self._forwards[start.kind]))
-            if not isinstance(start.rows, EncodeRows):  # from its first segment on a batch may write what it was given
-                self._append(start.rows.appends.rows, start.rows.appends.counts, start.rows.appends.blocks)
-        self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
+        self._begin(window)
+        times = tuple(self._time(pattern, window, operand) for operand in range(len(window.batch_ids)))
         batches = tuple(self._run_batch(batch_id, batch.start.rows) for batch_id, batch in self._over(pattern, window))
         return WindowOutcome(
             fence=window.fence,
@@ -198,15 +209,80 @@ class SimulatedRank:
             sampled_digest=0,
             timings=WindowTimings(
                 started_ns=0,
-                ended_ns=10,
-                compute_ns=7,
+                ended_ns=sum(times),
+                compute_ns=sum(times),
                 communication_ns=5,
                 exposed_ns=3,
-                batch_compute_ns=(7,) * len(window.batch_ids),
-                batch_exposed_ns=(3,) * len(window.batch_ids),
+                batch_compute_ns=times,
+                batch_exposed_ns=(0,) * len(window.batch_ids),
             ),
             batches=batches,
         )
+
+    def _begin(self, window: Window) -> None:
+        busy = {row for batch in self._in_flight.values() for row in _rows(batch.start)}
+        for row in window.sequence_ends:
+            assert row not in busy, f"row {row} was freed while a batch in flight advances it"
+            del self._rows[row]
+        for start in window.sequence_starts:
+            assert start.row not in self._rows, "a row was given twice"
+            self._rows[start.row] = _Sequence(start)
+        self.max_running = max(self.max_running, len(self._rows))
+        for start in window.batch_starts:
+            assert not busy.intersection(_rows(start)), "a sequence is in two batches in flight"
+            self._start(start)
+        self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
+
+    def _time(self, pattern: Pattern, window: Window, operand: int) -> int:
+        start = self._in_flight[window.batch_ids[operand]].start
+        num_segments = len({step.segment for step in pattern.steps if step.operand == operand})
+        num_tokens = len(getattr(start.rows, "token_ids", ())) or len(_rows(start))
+        return round(self._busy_ns(start.kind, num_tokens) * num_segments / len(self._forwards[start.kind]))
+
+    def _start(self, start: BatchStart) -> None:
+        batch = _Batch(start, len(self._forwards[start.kind]))
+        if not isinstance(start.rows, EncodeRows):
+            self._append(start.rows.appends)
+            for row, fork in self._forks(start):
+                self._rows[fork].blocks = list(self._rows[row].blocks)
+            batch.reads, batch.writes = self._touched(start)
+            for other in self._in_flight.values():
+                clash = (batch.writes & (other.reads | other.writes)) | (batch.reads & other.writes)
+                assert not clash, f"blocks {clash} are written while another batch in flight uses them"
+        self._in_flight[start.batch_id] = batch
+
+    def _append(self, appends: BlockAppends) -> None:
+        for row, source, target in zip(appends.copy_rows, appends.copy_sources, appends.copy_targets, strict=True):
+            blocks = self._rows[row].blocks
+            assert blocks[-1] == source, "the last block is copied"
+            assert all(source not in batch.writes for batch in self._in_flight.values()), "it is copied half written"
+            blocks[-1], self._kv[target] = target, list(self._kv[source])
+            self.num_copies += 1
+        taken = 0
+        for row, count in zip(appends.rows, appends.counts, strict=True):
+            self._rows[row].blocks += appends.blocks[taken : taken + count]
+            taken += count
+
+    def _forks(self, start: BatchStart) -> list[tuple[int, int]]:
+        if not isinstance(start.rows, PrefillRows):
+            return []
+        return [(row, fork) for row, forks in zip(start.rows.rows, start.rows.forks(), strict=True) for fork in forks]
+
+    def _touched(self, start: BatchStart) -> tuple[frozenset[int], frozenset[int]]:
+        """Return the blocks that a batch reads, and those that it writes."""
+        rows = start.rows
+        starts = rows.starts if isinstance(rows, PrefillRows) else rows.positions
+        counts = rows.num_tokens if isinstance(rows, PrefillRows) else (1,) * len(starts)
+        reads, writes = set[int](), set[int]()
+        for row, begin, count in zip(rows.rows, starts, counts, strict=True):
+            table = self._rows[row].blocks
+            assert len(table) * self._block_size >= begin + count, "a token has no KV slot"
+            mine = table[begin // self._block_size : -(-(begin + count) // self._block_size)]
+            assert not writes.intersection(mine), "two sequences of a batch write one block"
+            writes.update(mine)
+            reads.update(table[: begin // self._block_size])
+        assert not reads & writes, "a sequence writes what another of its batch reads"
+        return frozenset(reads), frozenset(writes)
 
     def _over(self, pattern: Pattern, window: Window) -> list[tuple[int, "_Batch"]]:
         """Advance the batches of a window, and take those that are over out, in the order in which they end."""
@@ -235,43 +311,59 @@ class SimulatedRank:
                 return self._decode(batch_id, rows)
 
     def _prefill(self, batch_id: int, rows: PrefillRows) -> BatchOutcome:
-        drawing, taken = [], 0
-        for row, count, start, samples in zip(rows.rows, rows.num_tokens, rows.starts, rows.samples, strict=True):
-            sequence = self._rows[row]
-            assert start == len(sequence.tokens), "chunks of a prompt follow one another"
-            sequence.tokens += rows.token_ids[taken : taken + count]
+        drawing, prompts, taken = [], [], 0
+        columns = zip(rows.rows, rows.num_tokens, rows.starts, rows.samples, rows.forks(), strict=True)
+        for row, count, begin, samples, forks in columns:
+            chunk = rows.token_ids[taken : taken + count]
             taken += count
-            self._check_room(sequence, len(sequence.tokens))
+            for place, token in enumerate(chunk, begin):
+                self._write(row, place, token)
+            self._read(row, begin + count)
+            start = self._rows[row].start
+            if start.prompt_logprobs is not None:
+                num_predicted = rows.num_predicted(begin, count, start.num_prompt_tokens)
+                prompts += start.prompt_token_ids[begin + 1 : begin + 1 + num_predicted]
             if samples:
-                drawing.append(row)
+                drawing += [(row, row, begin + count), *((row, fork, begin + count) for fork in forks)]
         self.num_tokens_computed += taken
-        return self._draw(batch_id, drawing)
+        return self._draw(batch_id, drawing, prompts)
 
     def _decode(self, batch_id: int, rows: DecodeRows) -> BatchOutcome:
         for row, position in zip(rows.rows, rows.positions, strict=True):
-            assert position == len(self._rows[row].tokens) - 1, "decode goes on from the last token"
-            self._check_room(self._rows[row], position + 1)
+            last = self._rows[row].last_token
+            assert last is not None, "decode goes on from a token that was drawn"
+            self._write(row, position, last)
         self.num_tokens_computed += len(rows.rows)
-        return self._draw(batch_id, list(rows.rows))
+        drawing = [(row, row, position + 1) for row, position in zip(rows.rows, rows.positions, strict=True)]
+        return self._draw(batch_id, drawing, [])
 
-    def _draw(self, batch_id: int, rows: list[int]) -> BatchOutcome:
+    def _draw(self, batch_id: int, drawing: list[tuple[int, int, int]], prompts: list[int]) -> BatchOutcome:
+        """Draw for (row that was computed, row that gets the token, tokens before it)."""
         token_ids, logprobs = [], []
-        for row in rows:
+        for computed, row, num_tokens in drawing:
             sequence = self._rows[row]
-            token_ids.append(drawn_token(sequence.tokens))
-            sequence.tokens.append(token_ids[-1])
-            if sequence.wants_logprobs:
-                logprobs.append(Logprob(token_id=token_ids[-1], logprob=-1.0))
-        return BatchOutcome(batch_id=batch_id, token_ids=tuple(token_ids), logprobs=tuple(logprobs))
+            token = drawn_token(self._read(computed, num_tokens))
+            sequence.last_token = token
+            token_ids.append(token)
+            if sequence.start.sampling.logprobs is not None:
+                logprobs.append(Logprob(token_id=token, logprob=-1.0))
+        return BatchOutcome(
+            batch_id=batch_id,
+            token_ids=tuple(token_ids),
+            logprobs=tuple(logprobs),
+            prompt_logprobs=tuple(Logprob(token_id=token, logprob=-2.0) for token in prompts),
+        )
 
-    def _append(self, rows: tuple[int, ...], counts: tuple[int, ...], blocks: tuple[int, ...]) -> None:
-        taken = 0
-        for row, count in zip(rows, counts, strict=True):
-            for block in blocks[taken : taken + count]:
-                assert block not in self._owners, f"block {block} was given to row {row} while another held it"
-                self._owners[block] = row
-                self._rows[row].blocks.append(block)
-            taken += count
+    def _write(self, row: int, place: int, token: int) -> None:
+        block = self._rows[row].blocks[place // self._block_size]
+        self._kv.setdefault(block, [None] * self._block_size)[place % self._block_size] = token
 
-    def _check_room(self, sequence: _Sequence, num_tokens: int) -> None:
-        assert len(sequence.blocks) * self._block_size >= num_tokens, "a token has no KV slot"
+    def _read(self, row: int, num_tokens: int) -> list[int]:
+        slots = [token for block in self._rows[row].blocks for token in self._kv.get(block, [None] * self._block_size)]
+        tokens = [token for token in slots[:num_tokens] if token is not None]
+        assert len(tokens) == num_tokens, "a sequence reads what was never written"
+        return tokens
+
+
+def _rows(start: BatchStart) -> tuple[int, ...]:
+    return (*getattr(start.rows, "rows", ()), *getattr(start.rows, "fork_rows", ()))

@@ -123,7 +123,7 @@ def test_sequences_wait_for_blocks_and_get_them():
     for name in "abcd":
         run.scheduler.submit(generate(name, max_tokens=8), 0)
     run.finish()
-    assert run.rank.max_running <= 2
+    assert run.scheduler._batches.memory.num_preemptions > 0
     assert all(run.tokens(name) == expected_output((1, 2, 3), 8) for name in "abcd")
     check_clean(run)
 

@@ -1,0 +1,209 @@
+"""The sequences of one group: which wait, which run, and what their next batches are (continuous batching)."""
+
+from collections.abc import Iterator
+
+from controller.core.batch import Batch
+from controller.core.limits import BatchLimits, Sizing
+from controller.core.queues import PriorityQueue
+from controller.core.rows import Chunk, decode_batch, prefill_batch
+from controller.core.sequence import Sequence, SequenceState
+from controller.core.sequence_memory import Appends, SequenceMemory
+
+
+class Generation:
+    """Queues, admits and batches sequences.
+
+    Args:
+        limits: Bounds of batches.
+        memory: Rows and blocks.
+        sizing: Says in how many batches sequences should decode; None for one.
+    """
+
+    def __init__(self, limits: BatchLimits, memory: SequenceMemory, sizing: Sizing | None) -> None:
+        self.num_queued_tokens = 0
+        self._limits = limits
+        self._memory = memory
+        self._sizing = sizing
+        self._waiting: PriorityQueue[Sequence] = PriorityQueue()
+        self._parked: list[Sequence] = []  # preempted while their clients were far behind
+        self._prefilling: list[Sequence] = []
+        self._num_decoding = 0  # decode batches with segments to publish
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Sequences that take part in batches."""
+        return self._memory.running
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold nothing yet."""
+        queued = sum(1 + len(each.followers) for each in self._waiting if each.is_queued)
+        return queued + sum(len(each.followers) for each in self._prefilling) + len(self._parked)
+
+    @property
+    def num_tokens_to_prefill(self) -> int:
+        """Tokens that wait to be computed by chunks."""
+        return self.num_queued_tokens + sum(each.num_to_prefill - each.num_prefilled for each in self._live_prefills())
+
+    @property
+    def num_prefilling(self) -> int:
+        """Sequences that run and have chunks to be computed."""
+        return sum(1 for _ in self._live_prefills())
+
+    @property
+    def has_prefill(self) -> bool:
+        """Whether prompts wait for a batch."""
+        return self.num_queued_tokens > 0 or any(each.needs_prefill for each in self._prefilling)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence waits or runs."""
+        return bool(self.num_queued_tokens or self._memory.running or self._parked)
+
+    def add(self, leader: Sequence, followers: list[Sequence]) -> None:
+        """Queue the samples of a request; followers begin with the leader's first token."""
+        leader.followers = followers
+        self._queue(leader)
+
+    def ended(self, sequence: Sequence) -> None:
+        """Forget a sequence whose end is known; what it holds comes back once its batches are acknowledged."""
+        if sequence.is_queued:
+            sequence.is_queued = False
+            self.num_queued_tokens -= sequence.num_known
+        if sequence in self._parked:
+            self._parked.remove(sequence)
+        if sequence.state is SequenceState.ENDED:
+            self._memory.leave(sequence)
+        followers = [each for each in sequence.followers if each.state is SequenceState.WAITING]
+        sequence.followers = []
+        if followers:
+            self.add(followers[0], followers[1:])
+
+    def read(self, sequence: Sequence, num_tokens: int) -> None:
+        """Note how much of a sequence its client has."""
+        sequence.num_read = max(sequence.num_read, min(num_tokens, len(sequence.output)))
+        if sequence in self._parked and not self._is_far_ahead(sequence):
+            self._parked.remove(sequence)
+            self._queue(sequence)
+
+    def admit(self) -> None:
+        """Let sequences that wait run, as long as there is memory."""
+        self._prefilling = list(self._live_prefills())
+        while self._memory.preempted:
+            sequence = self._memory.preempted.pop()
+            if self._is_far_ahead(sequence):
+                self._parked.append(sequence)
+            else:
+                self._queue(sequence)
+        while self._waiting:
+            sequence = self._waiting.peek()
+            if sequence.is_queued and not self._memory.admit(sequence):
+                return
+            self._waiting.pop()
+            if sequence.is_queued:
+                sequence.is_queued = False
+                self.num_queued_tokens -= sequence.num_known
+                self._prefilling.append(sequence)
+
+    def prefill(self, batch_id: int, slot: int, *, enough: int, most: int) -> Batch | None:
+        """Form a batch of chunks, of about `enough` and at most `most` tokens; None if there is nothing to do now."""
+        left = most
+        appends, chunks = Appends(), list[Chunk]()
+        for sequence in sorted(self._prefilling, key=lambda each: each.order):
+            if most - left >= enough:
+                break
+            start = sequence.num_prefilled
+            stop = min(sequence.num_to_prefill, start + left)
+            if not sequence.needs_prefill or not self._memory.reserve(sequence, start, stop, appends):
+                continue
+            left -= stop - start
+            sequence.num_prefilled = stop
+            forks = self._draw_first(sequence) if stop == sequence.num_to_prefill else []
+            chunks.append(Chunk(sequence=sequence, start=start, stop=stop, forks=tuple(forks)))
+            for each in (sequence, *forks):
+                _join(each)
+        return prefill_batch(batch_id, slot, chunks, appends.done()) if chunks else None
+
+    def decode(self, batch_id: int, slot: int, *, beside_others: bool) -> Batch | None:
+        """Form a batch of the next token of each sequence that can go on; None if none should now."""
+        free = sorted(self._decodable(), key=lambda each: each.order)
+        size = self._group_size(free, beside_others=beside_others) if free else 0
+        appends, taken = Appends(), list[Sequence]()
+        for sequence in free:
+            if len(taken) == size:
+                break
+            place = sequence.next_position
+            if sequence.state is SequenceState.RUNNING and self._memory.reserve(sequence, place, place + 1, appends):
+                taken.append(sequence)
+        if not taken:
+            return None
+        batch = decode_batch(batch_id, slot, taken, appends.done())
+        for sequence in taken:
+            sequence.num_drawn += 1
+            _join(sequence)
+        self._num_decoding += 1
+        return batch
+
+    def published(self, *, is_decode: bool) -> None:
+        """Count a decode batch off whose last segment is published."""
+        self._num_decoding -= is_decode
+
+    def can_decode(self) -> bool:
+        """Whether any sequence can go on."""
+        return next(self._decodable(), None) is not None
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether any sequence has tokens left to draw and its prompt behind it."""
+        return any(sequence.is_decoding for sequence in self._memory.running)
+
+    def _draw_first(self, sequence: Sequence) -> list[Sequence]:
+        """Count the first token of a sequence and of its followers; return those that begin with it."""
+        sequence.num_drawn += 1
+        waiting = [each for each in sequence.followers if each.state is SequenceState.WAITING]
+        sequence.followers = []
+        count = self._memory.num_free_rows
+        for follower in waiting[:count]:
+            self._memory.fork(sequence, follower)
+            follower.num_drawn = 1
+        if waiting[count:]:
+            self.add(waiting[count], waiting[count + 1 :])
+        return waiting[:count]
+
+    def _queue(self, sequence: Sequence) -> None:
+        sequence.is_queued = True
+        self.num_queued_tokens += sequence.num_known
+        self._waiting.push(sequence, sequence.order)
+
+    def _decodable(self) -> Iterator[Sequence]:
+        return (
+            sequence
+            for sequence in self._memory.running
+            if not sequence.in_batch and sequence.is_decoding and not self._is_far_ahead(sequence)
+        )
+
+    def _is_far_ahead(self, sequence: Sequence) -> bool:
+        return sequence.num_drawn - sequence.num_read >= self._limits.max_unread_tokens
+
+    def _live_prefills(self) -> Iterator[Sequence]:
+        return (
+            each
+            for each in self._prefilling
+            if each.state is SequenceState.RUNNING and each.num_prefilled < each.num_to_prefill
+        )
+
+    def _group_size(self, free: list[Sequence], *, beside_others: bool) -> int:
+        """Return how many of the sequences that could decode now should, so that all run in as many batches as pay."""
+        if self._sizing is None:
+            return len(free)
+        total = sum(sequence.is_decoding for sequence in self._memory.running)
+        context = sum(sequence.next_position for sequence in free) // len(free)
+        num_groups = self._sizing.num_groups(total, context, beside_others=beside_others)
+        if self._num_decoding >= num_groups:
+            return 0  # they join the sequences that decode now, when these are done
+        return -(-total // num_groups)
+
+
+def _join(sequence: Sequence) -> None:
+    sequence.in_batch = True
+    sequence.num_unacknowledged += 1
