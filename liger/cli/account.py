@@ -13,12 +13,13 @@ _NS_PER_S = 1e9
 
 
 def account_line(usage: Usage, timings: Timings, placement: Placement) -> str:
-    """Return one line: tokens, times, rate and ranks."""
+    """Return one line: tokens, what the prefix cache held and saved, times, rate and ranks."""
     parts = [f"{usage.prompt_tokens} tokens in"]
     if usage.completion_tokens:
         parts[0] += f", {usage.completion_tokens} out"
     if usage.cached_tokens:
-        parts[0] += f" ({usage.cached_tokens} cached)"
+        saved = f", {milliseconds(timings.saved_prefill_ns)} saved" if timings.saved_prefill_ns > 0 else ""
+        parts[0] += f" ({usage.cached_tokens} of {usage.prompt_tokens} cached{saved})"
     stages = {"queue": timings.queue_ns, "prefill": timings.prefill_ns, "decode": timings.decode_ns}
     parts += [f"{name} {milliseconds(spent)}" for name, spent in stages.items() if spent]
     if (rate := decode_rate(usage, timings)) is not None:

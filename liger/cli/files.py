@@ -1,8 +1,21 @@
-"""Writes the files that commands make."""
+"""Reads the files that commands are given, writes those that they make."""
 
 from pathlib import Path
 
 from liger.errors import ConfigError
+
+
+def read(path: Path) -> str:
+    """Return a text file's content.
+
+    Raises:
+        ConfigError: It cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise ConfigError(f"cannot read {path}: {reason}") from error
 
 
 def write(path: Path, content: str) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -9,32 +10,25 @@ import typer
 from liger.cli import options
 from liger.cli.account import print_account, print_json
 from liger.cli.choice import choose_model
+from liger.cli.generate_options import Controls, takes_controls
 from liger.client import Client, Delta, Finished, GenerateStream, Message
-from liger.domain import FinishReason, Task
+from liger.domain import Task
+from liger.schedule import Logprob
 
 
+@takes_controls
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer or continue; - reads standard input.")],
     *,
+    controls: Controls,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text itself, without the chat template.")] = False,
     system: Annotated[str, typer.Option(help="What the model is told first, in a chat.")] = "",
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to make.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token, which is the default.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest tokens of this total probability.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same draws.")] = None,
-    num_samples: Annotated[int | None, typer.Option("--n", help="How many answers.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
     model: options.Model = "",
     as_json: options.Json = False,
     gateway: options.Gateway = options.DEFAULT_GATEWAY,
 ) -> None:
     """Answer a question (or, with --raw, continue a text), as it is made."""
-    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    asked_for = controls.options()
     with Client(gateway) as client:
         chosen = choose_model(client, model, Task.GENERATE)
         if system and (raw or not chosen.has_chat_template):
@@ -42,7 +36,7 @@ def generate(
         text = sys.stdin.read() if prompt == "-" else prompt
         turns = [Message("system", system)] * bool(system) + [Message("user", text)]
         asked: Any = turns if chosen.has_chat_template and not raw else text
-        with client.generate(chosen.name, asked, n=num_samples, stop=stop, **sampling) as stream:  # type: ignore[arg-type]
+        with client.generate(chosen.name, asked, **asked_for) as stream:
             show: Callable[[GenerateStream, str], None] = _show_json if as_json else _show_text
             show(stream, chosen.name)
 
@@ -64,25 +58,46 @@ def _show_text(stream: GenerateStream, _model: str) -> None:
     print_account(stream.usage, stream.timings, stream.placement)
 
 
+@dataclass
+class _Sample:
+    """What came of a sample."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
+
+    def take(self, delta: Delta) -> None:
+        self.texts.append(delta.text)
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+
+    def whole(self, finished: Finished) -> dict[str, Any]:
+        return {
+            "text": "".join(self.texts),
+            "reason": finished.reason,
+            "stop": finished.stop,
+            "num_tokens": finished.num_tokens,
+            "logprob": finished.logprob,
+            "token_ids": self.token_ids,
+            "logprobs": self.logprobs,
+        }
+
+
 def _show_json(stream: GenerateStream, model: str) -> None:
-    texts: dict[int, str] = {}
+    samples: dict[int, _Sample] = {}
     for event in stream.events():
         if isinstance(event, Delta):
-            texts[event.index] = texts.get(event.index, "") + event.text
-    samples = [_sample(finished, texts.get(finished.index, "")) for finished in stream.finished]
+            samples.setdefault(event.index, _Sample()).take(event)
     started = stream.started
     print_json(
         {
             "request_id": started.request_id if started else "",
             "model": model,
             "seed": started.seed if started else None,
-            "samples": samples,
+            "prompt_logprobs": started.prompt_logprobs if started else (),
+            "samples": [samples.get(finished.index, _Sample()).whole(finished) for finished in stream.finished],
             "usage": stream.usage,
             "timings": stream.timings,
             "placement": stream.placement,
         }
     )
-
-
-def _sample(finished: Finished, text: str) -> dict[str, str | int | FinishReason]:
-    return {"text": text, "reason": finished.reason, "stop": finished.stop, "num_tokens": finished.num_tokens}

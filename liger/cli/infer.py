@@ -13,7 +13,7 @@ from liger.client.results import InferReply
 from liger.domain import Task
 
 _Texts = Annotated[list[str], typer.Argument(metavar="TEXT…", help="What to read.")]
-_Raw = Annotated[bool, typer.Option("--raw", help="Show the head's raw outputs.")]
+_Raw = Annotated[bool, typer.Option("--raw", help="Show the head's raw outputs (or labels' log-likelihoods).")]
 _Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long instead of refusing them.")]
 
 
@@ -52,6 +52,9 @@ def score(
 def classify(
     texts: _Texts,
     *,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Choose among such labels; repeat it. For models without own labels.")
+    ] = None,
     pair: Annotated[list[str] | None, typer.Option(help="Second texts, one for each text.")] = None,
     raw: _Raw = False,
     truncate: _Truncate = False,
@@ -59,10 +62,12 @@ def classify(
     as_json: options.Json = False,
     gateway: options.Gateway = options.DEFAULT_GATEWAY,
 ) -> None:
-    """Give each text a probability for each label."""
+    """Give each text a probability for each label: of the model's own, or of those that are named."""
     with Client(gateway) as client:
-        name = choose_model(client, model, Task.CLASSIFY).name
-        reply = client.classify(name, texts, pairs=pair or (), raw=raw or None, truncate=truncate or None)
+        name = choose_model(client, model, Task.SCORE if label else Task.CLASSIFY).name
+        reply = client.classify(
+            name, texts, pairs=pair or (), labels=label or (), raw=raw or None, truncate=truncate or None
+        )
     _show(reply, as_json, tables.classifications(texts, reply.labels, reply.classifications))
 
 

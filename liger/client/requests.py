@@ -1,5 +1,6 @@
 """What the client sends: Python values to `liger.v1` messages. An option that is None is left unset."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, TypeVar
@@ -64,7 +65,7 @@ class GenerateOptions(TypedDict, total=False):
     best_of: int | None
     logprobs: int | None
     prompt_logprobs: int | None
-    json_schema: str | None
+    json_schema: str | Mapping[str, Any] | None
     regex: str | None
     grammar: str | None
     priority: int | None
@@ -82,7 +83,7 @@ def generate_request(model: str, prompt: Prompt, options: GenerateOptions) -> pb
     """Return the message of a generation.
 
     Raises:
-        InvalidRequestError: A value does not fit its field's type.
+        InvalidRequestError: A value does not fit its field's type, or options exclude one another.
         TypeError: An option is unknown.
     """
     given = {name: value for name, value in options.items() if value is not None and name != "timeout_s"}
@@ -91,13 +92,18 @@ def generate_request(model: str, prompt: Prompt, options: GenerateOptions) -> pb
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]
 
+    if len(chosen := sorted(_STRUCTURED.intersection(given))) > 1:
+        raise InvalidRequestError(f"{' and '.join(chosen)} exclude one another; give one", field="structured_output")
+    if isinstance(given.get("json_schema"), Mapping):
+        given["json_schema"] = json.dumps(given["json_schema"])
+
     def pick(names: frozenset[str]) -> dict[str, Any]:
         return {name: value for name, value in given.items() if name in names}
 
     fields: dict[str, Any] = {"model": model, **pick(_PLAIN), **_prompt(prompt)}
     for field, names in (("stop", _STOP), ("sampling", _SAMPLING), ("structured_output", _STRUCTURED)):
-        if chosen := pick(names):
-            fields[field] = chosen
+        if picked := pick(names):
+            fields[field] = picked
     return _build(pb.GenerateRequest, fields)
 
 

@@ -39,7 +39,13 @@ class Scripted(InferenceServiceServicer):
         ended = threading.Event()
         self.ended.append(ended)
         context.add_callback(ended.set)
-        started = {"request_id": "r", "model": request.model, "num_prompt_tokens": 3, "seed": 11}
+        started = {
+            "request_id": "r",
+            "model": request.model,
+            "num_prompt_tokens": 3,
+            "seed": 11,
+            "prompt_logprobs": [LOGPROB],
+        }
         yield pb.GenerateResponse(started=started)
         yield pb.GenerateResponse(delta={"index": 0, "text": "He", "token_ids": [7], "logprobs": [LOGPROB]})
         yield pb.GenerateResponse(delta={"index": 1, "text": "other"})
@@ -52,7 +58,7 @@ class Scripted(InferenceServiceServicer):
         yield pb.GenerateResponse(delta={"index": 0, "text": "", "token_ids": [8]})
         yield pb.GenerateResponse(delta={"index": 0, "text": "llo", "token_ids": [9]})
         yield pb.GenerateResponse(finished={"index": 1, "reason": 2, "num_tokens": 1})
-        yield pb.GenerateResponse(finished={"index": 0, "reason": 1, "stop": "</s>", "num_tokens": 3})
+        yield pb.GenerateResponse(finished={"index": 0, "reason": 4, "stop": "</s>", "num_tokens": 3, "logprob": -1.5})
         yield pb.GenerateResponse(summary=ACCOUNT)
 
     def Infer(self, request: pb.InferRequest, context: grpc.ServicerContext) -> pb.InferResponse:  # noqa: N802
@@ -113,10 +119,12 @@ async def async_client(service: tuple[Scripted, str]) -> AsyncIterator[AsyncClie
 def test_iterating_a_generation_gives_the_first_samples_text(client: Client) -> None:
     stream = client.generate("m", [Message("user", "Hi")])
     assert list(stream) == ["He", "llo"]
-    assert [finished.reason for finished in stream.finished] == [FinishReason.STOP, FinishReason.LENGTH]
+    assert [finished.reason for finished in stream.finished] == [FinishReason.GRAMMAR, FinishReason.LENGTH]
     assert stream.finished[0].stop == "</s>"
+    assert [finished.logprob for finished in stream.finished] == [-1.5, None]
     assert stream.started
     assert (stream.started.seed, stream.started.num_prompt_tokens) == (11, 3)
+    assert [item.token_id for item in stream.started.prompt_logprobs] == [7]
     assert stream.usage
     assert stream.usage.completion_tokens == 2
     assert stream.timings

@@ -1,5 +1,7 @@
 """What the client sends for what it is told."""
 
+import json
+
 import pytest
 
 from liger.client import Message, requests
@@ -122,6 +124,17 @@ def test_an_unknown_option_is_a_programming_error() -> None:
 def test_values_that_fit_no_field_are_invalid(prompt: requests.Prompt, options: requests.GenerateOptions) -> None:
     with pytest.raises(InvalidRequestError, match="cannot be written as a message"):
         requests.generate_request("m", prompt, options)
+
+
+def test_a_schema_may_be_a_mapping() -> None:
+    request = requests.generate_request("m", "x", {"json_schema": {"type": "string", "enum": ["é"]}})
+    assert json.loads(request.structured_output.json_schema) == {"type": "string", "enum": ["é"]}
+
+
+def test_structures_exclude_one_another() -> None:
+    with pytest.raises(InvalidRequestError, match="grammar and regex exclude one another") as caught:
+        requests.generate_request("m", "x", {"regex": "a", "grammar": "start: /a/"})
+    assert caught.value.field == "structured_output"
 
 
 def test_discriminative_requests_carry_their_fields() -> None:

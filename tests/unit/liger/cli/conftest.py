@@ -20,7 +20,11 @@ from liger.v1.inference_pb2_grpc import InferenceServiceServicer, add_InferenceS
 ACCOUNT = {
     "usage": types_pb2.Usage(prompt_tokens=24, completion_tokens=11, cached_tokens=4),
     "timings": types_pb2.Timings(
-        queue_ns=1_500_000, prefill_ns=80_000_000, decode_ns=500_000_000, total_ns=600_000_000
+        queue_ns=1_500_000,
+        prefill_ns=80_000_000,
+        decode_ns=500_000_000,
+        total_ns=600_000_000,
+        saved_prefill_ns=9_000_000,
     ),
     "placement": types_pb2.Placement(group="chat", epoch=1, worker_ids=["w0", "w1"]),
 }
@@ -57,14 +61,20 @@ class FakeGateway(InferenceServiceServicer):
     def Generate(self, request, context):  # noqa: N802 - the contract's name
         self.asked.append(request)
         event = inference_pb2.GenerateResponse
-        yield event(started={"request_id": "r1", "model": request.model, "num_prompt_tokens": 24, "seed": 7})
+        started = event(started={"request_id": "r1", "model": request.model, "num_prompt_tokens": 24, "seed": 7})
+        if request.HasField("prompt_logprobs"):
+            started.started.prompt_logprobs.add(token_id=3, logprob=-0.5)
+        yield started
+        likelihood = [types_pb2.TokenLogprob(token_id=8, logprob=-0.25)] if request.HasField("logprobs") else []
         for text in self.texts:
             for index in range(request.n or 1):
-                yield event(delta={"index": index, "text": text})
+                yield event(delta={"index": index, "text": text, "token_ids": [8], "logprobs": likelihood})
         if self.failure is not None:
             context.abort_with_status(rpc_status.to_status(to_status(self.failure)))
         for index in range(request.n or 1):
-            yield event(finished={"index": index, "reason": types_pb2.FINISH_REASON_STOP, "num_tokens": 2})
+            logprob = -0.5 if request.HasField("best_of") else None
+            finished = {"index": index, "reason": types_pb2.FINISH_REASON_STOP, "num_tokens": 2, "logprob": logprob}
+            yield event(finished=finished)
         yield event(summary=inference_pb2.GenerateSummary(**ACCOUNT))
 
 

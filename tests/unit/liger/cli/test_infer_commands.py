@@ -73,6 +73,20 @@ def test_classify_shows_every_labels_probability(liger, gateway):
     assert gateway.asked[0].classify.pairs[0].text == "very"
 
 
+def test_classify_by_labels_takes_a_model_that_scores(liger, gateway):
+    found = inference_pb2.ClassifyResult(
+        labels=["bad", "good"], classifications=[{"label": "good", "scores": [0.1, 0.9]}]
+    )
+    gateway.result = answer(classify=found)
+
+    done = liger("classify", "nice", "--label", "bad", "--label", "good")
+
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["text", "label", "bad", "good"], ["nice", "good", "0.100", "0.900"],
+    ]  # fmt: skip
+    assert (gateway.asked[0].model, list(gateway.asked[0].classify.labels)) == ("chat", ["bad", "good"])
+
+
 def test_rerank_shows_the_best_first(liger, gateway):
     gateway.models = [model("ranker", types_pb2.TASK_RERANK)]
     gateway.result = answer(
