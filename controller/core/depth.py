@@ -19,7 +19,7 @@ from liger.views import DecodeChoice
 
 _ENOUGH: Final = 0.98  # of the most that any depth gains
 _LEAST_GAIN: Final = 1.02  # below it one batch at a time is as good
-_SIZES: Final = tuple(2**power for power in range(5, 15))  # tokens of batches that others interleave with
+_SIZES: Final = tuple(1 << power for power in range(5, 15))  # tokens of batches that others interleave with
 _FILL: Final = 1  # batches beyond the ideal, so that a lane finds work when times vary
 
 
