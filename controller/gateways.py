@@ -14,7 +14,6 @@ from controller.groups import Groups
 from controller.outbox import Outbox, output_numbers
 from liger.domain import Fence, FinishReason
 from liger.errors import DuplicateRequestError, InvalidRequestError, LigerError, OverloadedError
-from liger.rpc.streams import until_ended
 from liger.v1 import controller_pb2, types_pb2
 
 _LOG: Final = logging.getLogger(__name__)
@@ -55,18 +54,19 @@ class GatewaySession:
         self._out.put(message)
 
     async def messages(self) -> AsyncIterator[controller_pb2.ConnectResponse]:
-        """Give the messages for the gateway, in order.
+        """Give the messages for the gateway, in order, until the session is closed.
 
         Raises:
             OverloadedError: The gateway does not read.
         """
-        while True:
+        while (message := await self._out.get()) is not None:
             if self._out.is_overfull:
                 raise OverloadedError(f"gateway {self.gateway_id} does not read its events; connect again")
-            yield await self._out.get()
+            yield message
 
     def close(self) -> None:
-        """Give up what the gateway had under way."""
+        """Give up what the gateway had under way, and tell it nothing any more."""
+        self._out.close()
         for request_id, group in list(self._requests.items()):
             group.cancel(request_id, None, FinishReason.CANCELLED)
         self._requests.clear()
@@ -135,10 +135,13 @@ class Gateways:
         session.send(controller_pb2.ConnectResponse(welcome=_welcome(leader_term)))
         session.send(_catalogue(groups))
         reader = asyncio.create_task(_read(requests, session))
+        reader.add_done_callback(lambda _: session.close())  # what it sends no longer, it reads no longer
         self._readers.add(reader)
         try:
-            async for message in until_ended(session.messages(), reader):
+            async for message in session.messages():
                 yield message
+            if not reader.cancelled():
+                await reader  # raises what it raised
         finally:
             reader.cancel()
             self._readers.discard(reader)

@@ -37,15 +37,18 @@ class Outbox:
         self._step: _Waiting | None = None  # that tokens join; one of those that wait
         self._weight = 0
         self._filled = asyncio.Event()
+        self._is_closed = False
 
     def put(self, message: controller_pb2.ConnectResponse, num_numbers: int = 0) -> None:
         """Queue a message that holds so many numbers."""
-        if not self._is_full():
-            self._append(_Waiting(message, _PART + num_numbers))
+        if not self.is_overfull:
+            waiting = _Waiting(message, 0)
+            self._append(waiting)
+            self._add_weight(waiting, _PART + num_numbers)
 
     def put_tokens(self, event: TokensMade) -> None:
         """Queue a sample's tokens."""
-        if self._is_full():
+        if self.is_overfull:
             return
         step = self._step
         if step is None or step.weight > MAX_STEP_WEIGHT:
@@ -57,33 +60,39 @@ class Outbox:
             step.samples[key] = add_tokens(step.message.step, event)
         else:
             extend_tokens(part, event)
-        weight = _PART + _num_numbers(event)
-        step.weight += weight
-        self._weight += weight
+        self._add_weight(step, _PART + _num_numbers(event))
 
     def seal(self) -> None:
         """Let no further tokens join what waits."""
         self._step = None
 
-    async def get(self) -> controller_pb2.ConnectResponse:
-        """Wait for the next message and take it."""
-        while not self._waiting:
+    def close(self) -> None:
+        """Give nothing any more."""
+        self._is_closed = True
+        self._filled.set()
+
+    async def get(self) -> controller_pb2.ConnectResponse | None:
+        """Wait for the next message and take it; None once the outbox is closed."""
+        while not self._waiting and not self._is_closed:
             self._filled.clear()
             await self._filled.wait()
+        if self._is_closed:
+            return None
         taken = self._waiting.popleft()
         if taken is self._step:
             self._step = None
         self._weight -= taken.weight
         return taken.message
 
-    def _is_full(self) -> bool:
-        self.is_overfull = self.is_overfull or self._weight > MAX_WEIGHT
-        return self.is_overfull
-
     def _append(self, waiting: _Waiting) -> None:
-        self._weight += waiting.weight
         self._waiting.append(waiting)
         self._filled.set()
+
+    def _add_weight(self, waiting: _Waiting, weight: int) -> None:
+        waiting.weight += weight
+        self._weight += weight
+        if self._weight > MAX_WEIGHT:
+            self.is_overfull = True
 
 
 def output_numbers(event: OutputMade) -> int:

@@ -31,16 +31,20 @@ def test_the_controller_is_measured_in_three_ways_and_written(tmp_path, capsys, 
     assert not psutil.Process().children(), "every process is ended"
 
 
-def test_an_interrupt_leaves_no_process_behind():
-    command = [sys.executable, "-m", "bench.controller", "--sequences", "4", "--seconds", "0.1"]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_process_behind(number):
+    command = [sys.executable, "-m", "bench.controller", "--sequences", "4", "--seconds", "0.2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as bench:
         assert bench.stderr is not None
         for line in bench.stderr:
             if line.startswith("3 of 3"):
                 break
-        children = psutil.Process(bench.pid).children(recursive=True)
-        bench.send_signal(signal.SIGINT)
+        children: list[psutil.Process] = []
+        while not children and bench.poll() is None:  # until it has started the controller
+            children = psutil.Process(bench.pid).children(recursive=True)
+        bench.send_signal(number)
         assert bench.wait(60) == 130
+    assert children
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 

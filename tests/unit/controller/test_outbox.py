@@ -130,6 +130,16 @@ def test_outputs_weigh_what_they_hold():
     assert output_numbers(OutputMade(request_id="a", item=0, result=result)) == 384 + 6
 
 
+async def test_a_closed_outbox_gives_nothing_and_wakes_who_waits():
+    outbox = Outbox()
+    waiting = asyncio.create_task(outbox.get())
+    await asyncio.sleep(0)
+    outbox.close()
+    assert await waiting is None
+    outbox.put_tokens(made("a", 1))
+    assert await outbox.get() is None
+
+
 async def test_a_message_is_waited_for():
     outbox = Outbox()
     waiting = asyncio.create_task(outbox.get())
