@@ -35,6 +35,7 @@ from worker.shards.loading import load_shard
 from worker.shards.partition import split
 from worker.shards.shard import Shard
 from worker.shards.spec import ModelSpec
+from worker.structured.matchers import Matchers
 
 _LOG: Final = logging.getLogger(__name__)
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -61,6 +62,7 @@ class Engine:
         self._held: tuple[int, int, range] | None = None  # tp_rank, tp_size and layers of the shard
         self._connections: Connections | None = None
         self._executor: Executor | None = None
+        self._matchers: Matchers | None = None  # of an epoch in which tokens are drawn here
         self._subject: Subject | None = None  # of the epoch's profile
         self._aborted = threading.Event()
         self.card = _card(config, self._spec)
@@ -124,6 +126,9 @@ class Engine:
     def leave(self) -> None:
         """Let go of the epoch; weights stay."""
         self._executor, self._subject = None, None
+        if self._matchers is not None:
+            self._matchers.close()
+            self._matchers = None
         if self._connections is not None:
             self._connections.close()
             self._connections = None
@@ -136,9 +141,10 @@ class Engine:
     def _build_executor(
         self, plan: JoinPlan, segments: Forwards, shard: Shard, cache: KvCache | None, connections: Connections
     ) -> Executor:
-        table = SequenceTable(plan.num_rows)
-        inputs = InputBuilder(spec=self._spec, table=table, cache=cache, dtype=self._dtype, device="cpu")
         draws = cache is not None and plan.pp_stage == plan.pp_size - 1
+        self._matchers = self._start_matchers() if draws else None
+        table = SequenceTable(plan.num_rows, self._matchers)
+        inputs = InputBuilder(spec=self._spec, table=table, cache=cache, dtype=self._dtype, device="cpu")
         runner = SegmentRunner(
             shard=shard,
             communicator=connections.stage,
@@ -149,6 +155,14 @@ class Engine:
             clock_ns=time.perf_counter_ns,
         )
         return Executor(plan=plan, forwards=segments, table=table, inputs=inputs, runner=runner)
+
+    def _start_matchers(self) -> Matchers:
+        spec = self._spec
+        return Matchers(
+            folder=Path(self._config.model_folder),
+            vocabulary_size=spec.vocab_size,
+            eos_token_ids=spec.eos_token_ids,
+        )
 
     def _load(self, plan: JoinPlan, progress: Progress) -> Shard:
         wanted = (plan.tp_rank, plan.tp_size, plan.layers)

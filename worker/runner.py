@@ -148,7 +148,8 @@ class SegmentRunner:
         logits = self._shard.logits(hidden if inputs.draw_places is None else hidden[inputs.draw_places])
         if inputs.draw_copies is not None:
             logits = logits[inputs.draw_copies]
-        work.candidates = self._sampler.candidates(logits, inputs.draws)
+        masks = [draw.output.mask() if draw.output is not None else None for draw in inputs.draws]  # waits, if at all
+        work.candidates = self._sampler.candidates(logits, inputs.draws, masks)
         work.prompts = PromptOutputs(self._shard, inputs.predictions, hidden)
         work.partial = torch.cat([work.candidates.payload, work.prompts.payload])
 

@@ -10,12 +10,14 @@ from liger.errors import ScheduleRefusedError
 from liger.schedule import BlockAppends, PrefillRows, SequenceStart
 from worker.sampling.controls import Controls
 from worker.sampling.draw import Draw
+from worker.structured.matchers import FollowedOutput, Matchers
 
 
 @dataclass(slots=True)
 class _Row:
     start: SequenceStart
     controls: Controls | None  # None if nothing changes its logits
+    output: FollowedOutput | None  # None if it may be anything, or nothing is drawn on this rank
     block_table: list[int] = field(default_factory=list)
 
 
@@ -32,11 +34,13 @@ class SequenceTable:
 
     Args:
         num_rows: Sequences at once, at most.
+        matchers: Follows what outputs must hold to; None where nothing is drawn.
         device: Where last tokens are kept; they never leave it between steps.
     """
 
-    def __init__(self, num_rows: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, num_rows: int, matchers: Matchers | None = None, device: torch.device | str = "cpu") -> None:
         self.last_tokens = torch.zeros(num_rows, dtype=torch.int64, device=device)  # by row
+        self._matchers = matchers
         self._rows: dict[int, _Row] = {}
 
     def start(self, start: SequenceStart) -> None:
@@ -47,7 +51,8 @@ class SequenceTable:
         """
         if not 0 <= start.row < len(self.last_tokens):
             raise ScheduleRefusedError(f"there is no row {start.row}: the table has {len(self.last_tokens)}")
-        self._rows[start.row] = _Row(start, Controls(start) if Controls.needed(start.sampling) else None)
+        controls = Controls(start) if Controls.needed(start.sampling) else None
+        self._rows[start.row] = _Row(start, controls, self._follow(start))
 
     def end(self, row: int) -> None:
         """Free a row; its KV blocks are the controller's to give anew.
@@ -119,6 +124,7 @@ class SequenceTable:
             banned=start.stop_token_ids if is_early else (),
             fallback=min(start.stop_token_ids, default=0),
             controls=controls,
+            output=self._rows[row].output,
         )
 
     def prompt_targets(self, row: int, first: int, count: int) -> PromptTargets | None:
@@ -144,3 +150,8 @@ class SequenceTable:
         unknown = [row for row in rows if row not in self._rows]
         if unknown:
             raise ScheduleRefusedError(f"no sequence holds rows {unknown[:8]}")
+
+    def _follow(self, start: SequenceStart) -> FollowedOutput | None:
+        if start.constraint is None or self._matchers is None:
+            return None
+        return self._matchers.begin(start.constraint, start.stop_token_ids, start.output_token_ids)

@@ -31,7 +31,7 @@ class Outputs:
         self._outputs: dict[int, FollowedOutput] = {}
 
     def begin(self, row: int, constraint: Constraint, output_token_ids: Sequence[int] = ()) -> None:
-        self._outputs[row] = self.matchers.begin(constraint, output_token_ids)
+        self._outputs[row] = self.matchers.begin(constraint, output_token_ids=output_token_ids)
 
     def advance(self, row: int, token_id: int) -> None:
         self._outputs[row].advance(token_id)

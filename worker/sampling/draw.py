@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from liger.domain import Sampling
 from liger.schedule import Logprob
 from worker.sampling.controls import Controls
+from worker.structured.matchers import FollowedOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class Draw:
     banned: tuple[int, ...] = ()  # stop tokens that come too early here; drawn all the same if nothing else may be
     fallback: int = 0  # what is drawn if nothing may be
     controls: Controls | None = None  # of its sequence, this rank's; None if nothing changes its logits
+    output: FollowedOutput | None = None  # of its sequence, this rank's; None if it may be anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,9 @@ class Drawn:
 
 
 def count_drawn(draws: Sequence[Draw], drawn: Drawn) -> None:
-    """Count drawn tokens where their sequences have penalties."""
+    """Count drawn tokens where their sequences have penalties, and queue them where they have constraints."""
     for draw, token in zip(draws, drawn.token_ids, strict=True):
         if draw.controls is not None:
             draw.controls.add(token)
+        if draw.output is not None:
+            draw.output.advance(token)

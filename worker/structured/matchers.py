@@ -42,18 +42,26 @@ class Matchers:
         self._vocabulary = self._thread.submit(_read, folder, vocabulary_size, eos_token_ids)
         self._compiled = self._thread.submit(lambda: CompiledConstraints(self._vocabulary.result()))
 
-    def begin(self, constraint: Constraint, output_token_ids: Sequence[int] = ()) -> "FollowedOutput":
-        """Queue an output's start, after the tokens that it has had already."""
-        token_ids = tuple(output_token_ids)
-        return FollowedOutput(self, lambda: self._begin(constraint, token_ids))
+    def begin(
+        self, constraint: Constraint, stop_token_ids: Sequence[int] = (), output_token_ids: Sequence[int] = ()
+    ) -> "FollowedOutput":
+        """Queue an output's start.
+
+        Args:
+            constraint: What must hold of it.
+            stop_token_ids: Ids that end its sequence.
+            output_token_ids: What it has had already.
+        """
+        stops, tokens = tuple(stop_token_ids), tuple(output_token_ids)
+        return FollowedOutput(self, lambda: self._begin(constraint, stops, tokens), stops)
 
     def close(self) -> None:
         """End the thread after the work that it has begun."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def queue(self, work: Callable[[], StructuredOutput]) -> Future[StructuredOutput]:
+    def queue(self, work: Callable[[], StructuredOutput], stop_token_ids: tuple[int, ...]) -> Future[StructuredOutput]:
         """Have the host thread do some work on an output; if it fails, only the output's end is allowed."""
-        return self._thread.submit(self._do, work)
+        return self._thread.submit(self._do, work, stop_token_ids)
 
     def wait(self, future: Future[StructuredOutput]) -> StructuredOutput:
         """Wait for queued work, and count the time."""
@@ -62,17 +70,16 @@ class Matchers:
         self.waited_mask_ns += self._clock_ns() - began_ns
         return output
 
-    def _begin(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> StructuredOutput:
+    def _begin(self, constraint: Constraint, stops: tuple[int, ...], tokens: tuple[int, ...]) -> StructuredOutput:
         vocabulary, compiled = self._vocabulary.result(), self._compiled.result()  # made before, on this thread
-        return StructuredOutput.begin(vocabulary, compiled, constraint, output_token_ids)
+        return StructuredOutput(vocabulary, compiled.new_matcher(constraint), stops, tokens)
 
-    def _do(self, work: Callable[[], StructuredOutput]) -> StructuredOutput:
+    def _do(self, work: Callable[[], StructuredOutput], stop_token_ids: tuple[int, ...]) -> StructuredOutput:
         try:
             return work()
         except BaseException:  # noqa: BLE001 - a panic of the library is no Exception, and must not end the epoch
             _LOG.exception("a structured output failed; only its end is allowed from here")
-            vocabulary = self._vocabulary.result()
-            return StructuredOutput(vocabulary, None, vocabulary.ending)
+            return StructuredOutput(self._vocabulary.result(), None, stop_token_ids)
 
 
 class FollowedOutput:
@@ -81,14 +88,17 @@ class FollowedOutput:
     Whoever draws holds it, so that a late draw of an ended sequence never meets the next one of its row.
     """
 
-    def __init__(self, matchers: Matchers, begin: Callable[[], StructuredOutput]) -> None:
+    def __init__(
+        self, matchers: Matchers, begin: Callable[[], StructuredOutput], stop_token_ids: tuple[int, ...]
+    ) -> None:
         self._matchers = matchers
-        self._last = matchers.queue(begin)
+        self._stop_token_ids = stop_token_ids
+        self._last = matchers.queue(begin, stop_token_ids)
 
     def advance(self, token_id: int) -> None:
         """Queue the next token, after which the next mask is made."""
         before = self._last  # done when this is reached, as the thread keeps the order
-        self._last = self._matchers.queue(lambda: before.result().advance(token_id))
+        self._last = self._matchers.queue(lambda: before.result().advance(token_id), self._stop_token_ids)
 
     def mask(self) -> Tensor | None:
         """Wait for and return what may be drawn next.

@@ -135,13 +135,28 @@ def test_a_panic_of_the_library_allows_only_the_end(outputs, monkeypatch, caplog
 
 def test_compiled_constraints_are_shared_and_bounded(made_folder):
     compiled = CompiledConstraints(Vocabulary.read(made_folder, 400, (2,)), max_kept=2)
-    first = compiled.of(regex("a"))
-    compiled.of(regex("b"))
-    assert compiled.of(regex("a")) is first
-    compiled.of(regex("c"))
-    assert compiled.of(regex("a")) is first, "it was used after b"
-    assert compiled.of(regex("b")) is not first
-    assert len(compiled._kept) == 2
+    for pattern in ("a", "b", "a", "c", "c"):
+        assert compiled.new_matcher(regex(pattern)) is not compiled.new_matcher(regex(pattern))
+    assert list(compiled._kept) == [regex("a"), regex("c")], "b was longest unused"
+
+
+def test_an_output_ends_by_its_own_stop_tokens_that_are_no_text(outputs):
+    letter = outputs.tokens("x")[0]
+    output = outputs.matchers.begin(regex("ab?"), stop_token_ids=(2, letter, 10**6))
+    output.advance(outputs.tokens("a")[0])
+    assert output.mask().nonzero().flatten().tolist() == sorted([2, *outputs.tokens("b")])
+    output.advance(outputs.tokens("b")[0])
+    assert output.mask().nonzero().flatten().tolist() == [2]
+    output.advance(2)
+    assert output.mask() is None
+
+
+def test_a_stop_token_that_is_special_may_end_an_output_though_the_model_does_not_name_it(outputs):
+    output = outputs.matchers.begin(regex("a"), stop_token_ids=(1,))
+    output.advance(outputs.tokens("a")[0])
+    assert output.mask().nonzero().flatten().tolist() == [1]
+    output.advance(1)
+    assert output.mask() is None
 
 
 def test_waiting_for_masks_is_counted(made_folder):
