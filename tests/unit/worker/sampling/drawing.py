@@ -9,6 +9,7 @@ from torch import Tensor
 
 from liger.domain import Sampling
 from liger.schedule import SequenceStart
+from worker.sampling.controls import Vocabulary
 from worker.sampling.draw import Draw, Drawn, count_drawn
 from worker.sampling.sampler import Candidates, Sampler
 from worker.sequences import SequenceTable
@@ -85,6 +86,9 @@ class Ranks:
 
     def draws(self, rank: int = 0, later: int = 0) -> list[Draw]:
         return [self._tables[rank].draw(row, one.place + later) for row, one in enumerate(self._asks)]
+
+    def vocabulary(self, rank: int) -> Vocabulary:
+        return Vocabulary(self._shards[rank], self._shards[-1].stop)
 
     def _candidates(self, rank: int, logits: Tensor, later: int = 0) -> Candidates:
         shard, masks = self._shards[rank], [one.mask for one in self._asks]
