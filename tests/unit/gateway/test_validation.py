@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.codec import from_served
 from gateway.controller_codec import to_served
 from gateway.model import Model
-from gateway.requests import Conversation, Generation
+from gateway.requests import ClassifyByLabels, Conversation, Generation
 from gateway.validation.generate import to_generation
 from gateway.validation.infer import to_inference
 from liger.errors import LigerError
@@ -80,8 +80,10 @@ TASK = st.one_of(
 )
 
 
-def model() -> Model:
-    return to_served(controller_pb2.Catalogue.Entry(model=model_info("m", *range(1, 6)), num_groups=1)).model
+def model(*tasks: int) -> Model:
+    """Return a model that can do these tasks, or all."""
+    info = model_info("m", *(tasks or range(1, 6)))
+    return to_served(controller_pb2.Catalogue.Entry(model=info, num_groups=1)).model
 
 
 def outcome_of(check: Callable[..., Any], *arguments: Any) -> Any:
@@ -132,15 +134,20 @@ def check_generation(generation: Generation) -> None:
     assert len(prompt) > 0
 
 
-@given(task=TASK, truncate=st.booleans(), priority=st.integers(-200, 200))
-def test_any_inference_is_in_range_or_refused(task: dict[str, Any], truncate: bool, priority: int) -> None:
+@given(task=TASK, truncate=st.booleans(), priority=st.integers(-200, 200), tasks=st.sets(st.integers(1, 5)))
+def test_any_inference_is_in_range_or_refused(
+    task: dict[str, Any], truncate: bool, priority: int, tasks: set[int]
+) -> None:
     request = pb.InferRequest(model="m", truncate=truncate, priority=priority, **task)
-    outcome = outcome_of(to_inference, request, model(), 2)
+    outcome = outcome_of(to_inference, request, model(*tasks), 4)
     if isinstance(outcome, LigerError):
         assert outcome.field
         assert outcome.message
     else:
         assert -100 <= outcome.priority <= 100
+        if isinstance(outcome.task, ClassifyByLabels):
+            assert len(set(outcome.task.labels)) == len(outcome.task.labels) >= 2
+            assert 1 <= len(outcome.task.inputs) * len(outcome.task.labels) <= 4
 
 
 @given(st.binary(max_size=60))
