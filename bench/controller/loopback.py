@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from bench.controller.core import FENCE, count_tokens, make_config, make_formed, make_members
-from bench.controller.made_up import Load
+from bench.controller.made_up import Client, Load
 from bench.controller.meter import OTHERS, Figures, Meter
 from bench.controller.rank import SimulatedRank
 from controller.codec.ranks import to_outcome
@@ -43,7 +43,7 @@ async def measure_loopback(strategy: str, load: Load, num_ranks: int, seconds: f
     )
     group.epoch = epoch
     serving = asyncio.create_task(epoch.serve())
-    using = asyncio.create_task(_use(GatewaySession("bench", LoopbackGroups(group)), load, meter))
+    using = asyncio.create_task(_use(GatewaySession("bench", LoopbackGroups(group)), Client(load), meter))
     try:
         await asyncio.wait([serving, using], return_when=asyncio.FIRST_COMPLETED)
         (serving if serving.done() else using).result()
@@ -55,21 +55,21 @@ async def measure_loopback(strategy: str, load: Load, num_ranks: int, seconds: f
     return meter.figures("with messages, without gRPC")
 
 
-async def _use(session: GatewaySession, load: Load, meter: Meter) -> None:
-    """Be the gateway: submit, read, and replace what ends."""
-    submits = load.submits()
+async def _use(session: GatewaySession, client: Client, meter: Meter) -> None:
+    """Be the gateway."""
     responses = session.messages()
-    num_missing = load.num_sequences
+    with meter.part(OTHERS):
+        requests = [request.SerializeToString() for request in client.begin()]
     while not meter.is_done:
-        for _ in range(num_missing):
-            with meter.part(OTHERS):
-                request = next(submits).SerializeToString()
+        for request in requests:
             with meter.part("requests from bytes, submit"):
                 session.take(controller_pb2.ConnectRequest.FromString(request))
         response = await anext(responses)
         with meter.part("events to bytes"):
-            response.SerializeToString()
-        num_missing = response.HasField("finished")
+            data = response.SerializeToString()
+        with meter.part(OTHERS):
+            said = client.take(controller_pb2.ConnectResponse.FromString(data))
+            requests = [request.SerializeToString() for request in said]
 
 
 class LoopbackLink(RankLink):
@@ -125,6 +125,12 @@ class LoopbackGroup(Group):
 
     def cancel(self, request_id: str, sample: int | None, reason: FinishReason) -> None:
         """Do nothing: what is left at the end is given up with the process."""
+
+    def acknowledge(self, request_id: str, sample: int, num_tokens: int) -> None:
+        """Note how much of a sample the client has."""
+        assert self.epoch is not None, "it serves"
+        self.epoch.scheduler.acknowledge(request_id, sample, num_tokens)
+        self.epoch.wake.set()
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Bring events to the gateway's session."""

@@ -1,4 +1,4 @@
-"""The load: a made-up model of 30 layers on two lanes, and generations that replace one another."""
+"""The load: a made-up model of 30 layers on two lanes, and a client whose generations follow one another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,12 +9,14 @@ from typing import Final
 from bench.planner import made_forwards
 from liger.domain import BatchKind, ModelCard, SegmentKind, Task
 from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from liger.rpc.status import from_message
 from liger.v1 import controller_pb2, types_pb2
 
 MODEL: Final = "made-up"
 BLOCK_SIZE: Final = 16
 PROMPT_TOKENS: Final = 128
 MOST_TOKENS: Final = 256  # of an output
+ACKNOWLEDGE_EVERY: Final = 64  # tokens of a sample, as gateways do
 FORWARDS: Final = made_forwards(30)
 CARD: Final = ModelCard(
     name=MODEL,
@@ -73,7 +75,7 @@ def blocks_for(num_sequences: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Generations, so many at once; each that ends is followed by another."""
+    """Generations, so many at once."""
 
     num_sequences: int
 
@@ -95,3 +97,47 @@ class Load:
                 request_id=f"request-{number:09d}", model=MODEL, task=types_pb2.TASK_GENERATE, generate=work
             )
             yield controller_pb2.ConnectRequest(submit=submit)
+
+
+class Client:
+    """What stands behind a gateway: it reads all, and follows a generation that ends by another.
+
+    Args:
+        load: What it asks for.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self.num_tokens = 0
+        self.num_messages = 0
+        self.num_finished = 0
+        self._load = load
+        self._submits = load.submits()
+
+    def begin(self) -> list[controller_pb2.ConnectRequest]:
+        """Return the first requests."""
+        return [next(self._submits) for _ in range(self._load.num_sequences)]
+
+    def take(self, response: controller_pb2.ConnectResponse) -> list[controller_pb2.ConnectRequest]:
+        """Take a message and return what the gateway says to it: acknowledgements, a further request.
+
+        Raises:
+            LigerError: A request failed, so that figures would mean nothing.
+        """
+        self.num_messages += 1
+        match response.WhichOneof("message"):
+            case "step":
+                return [each for part in response.step.tokens for each in self._acknowledge(part)]
+            case "finished":
+                self.num_finished += 1
+                return [next(self._submits)]
+            case "failed":
+                raise from_message(response.failed.error)
+        return []
+
+    def _acknowledge(self, part: controller_pb2.SampleTokens) -> list[controller_pb2.ConnectRequest]:
+        self.num_tokens += len(part.token_ids)
+        given = part.offset + len(part.token_ids)
+        if part.offset // ACKNOWLEDGE_EVERY == given // ACKNOWLEDGE_EVERY:
+            return []
+        said = controller_pb2.Acknowledge(request_id=part.request_id, sample=part.sample, num_tokens=given)
+        return [controller_pb2.ConnectRequest(acknowledge=said)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.controller.gateway import BenchGateway
-from bench.controller.made_up import Load, blocks_for
+from bench.controller.made_up import Client, Load, blocks_for
 from liger.errors import LigerError, UnavailableError
 from liger.local_cluster.process import ServiceProcess
 
@@ -69,9 +69,9 @@ class _Run:
         """Return where it stands now."""
         return _Count(
             at_s=time.monotonic(),
-            tokens=self.gateway.num_tokens,
-            messages=self.gateway.num_messages,
-            finished=self.gateway.num_finished,
+            tokens=self.gateway.client.num_tokens,
+            messages=self.gateway.client.num_messages,
+            finished=self.gateway.client.num_finished,
             controller_s=_cpu_s(self.controller),
             others_s=sum(map(_cpu_s, self.workers)) + time.process_time(),
         )
@@ -123,7 +123,7 @@ async def _running(strategy: str, load: Load, num_ranks: int, logs: Path, contro
             stack.push_async_callback(worker.kill)
             await worker.start(_START_LIMIT_S)
             workers.append(worker)
-        yield _Run(BenchGateway(address, load), controller, workers)
+        yield _Run(BenchGateway(address, Client(load)), controller, workers)
 
 
 @contextmanager
