@@ -61,6 +61,8 @@ class WorkerConfig:
     """Time that measuring a profile may take at the first start, in seconds; what does not fit is left out."""
     profile_tag: str = ""
     """Any name for what a worker cannot see, such as the link between ranks; profiles are kept apart by it."""
+    check_schedules: bool = False
+    """Watch that no batch spoils the KV blocks of another, for debugging; costs microseconds for each row."""
     drain_limit_s: float = 30.0
     """Longest wait for requests under way when the worker is asked to stop, in seconds."""
     log_level: str = "INFO"

@@ -8,6 +8,7 @@ from liger.digest import order_digest, pattern_digest
 from liger.domain import BatchKind, Fence
 from liger.errors import ScheduleRefusedError, StaleFenceError
 from liger.schedule import MAX_PATTERNS, BatchStart, Pattern, Segment, Window
+from worker.kv_hazards import KvHazards
 from worker.walk import Walk
 
 _MOST_KNOWN_WALKS: Final = 4096
@@ -29,6 +30,7 @@ class WindowGuard:
         num_slots: Batches in flight at once, at most.
         tp_size: Ranks of each stage.
         pp_size: Stages.
+        hazards: Watches KV blocks too, for debugging; None for not.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class WindowGuard:
         num_slots: int,
         tp_size: int = 1,
         pp_size: int = 1,
+        hazards: KvHazards | None = None,
     ) -> None:
         self._fence = fence
         self._forwards = forwards
         self._num_slots = num_slots
+        self._hazards = hazards
         stages = [tuple(range(stage * tp_size, (stage + 1) * tp_size)) for stage in range(pp_size)]
         self._participants = stages if pp_size > 1 else [()]  # by stage
         self._patterns: dict[int, Pattern] = {}
@@ -88,6 +92,8 @@ class WindowGuard:
             raise ScheduleRefusedError(f"window {window.number} has another order than its digest says")
         for start in window.batch_starts:
             self._start(start)
+        if self._hazards is not None:
+            self._hazards.begin(window)
         self._advance(pattern, window)
         self._last_number = window.number
         return pattern
@@ -107,6 +113,8 @@ class WindowGuard:
             flight.position = end
             if end == len(self._forwards[flight.kind]):
                 del self._in_flight[batch_id]
+                if self._hazards is not None:
+                    self._hazards.end(batch_id)
 
     def _operands(self, pattern: Pattern, window: Window) -> list[_Flight]:
         ids = window.batch_ids

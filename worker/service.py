@@ -29,7 +29,7 @@ class WorkerService:
     def __init__(self, config: WorkerConfig, engine: RankEngine) -> None:
         self._config = config
         self._engine = engine
-        self._session = Session(engine)
+        self._session = Session(engine, checks_schedules=config.check_schedules)
         self._server = RpcServer()
         self._registration: Registration | None = None
         self._task: asyncio.Task[None] | None = None

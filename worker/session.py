@@ -11,6 +11,7 @@ from liger.errors import LigerError, StaleFenceError
 from liger.profile import ProfileTable
 from liger.schedule import Pattern, Window, WindowOutcome
 from worker.guard import WindowGuard
+from worker.kv_hazards import KvHazards
 from worker.launcher import Launcher, WindowRun
 from worker.rank import Joined, JoinPlan, Progress, RankEngine
 
@@ -34,11 +35,13 @@ class Session:
 
     Args:
         engine: What computes.
+        checks_schedules: Whether it is watched that no batch spoils the KV blocks of another.
     """
 
-    def __init__(self, engine: RankEngine) -> None:
+    def __init__(self, engine: RankEngine, *, checks_schedules: bool = False) -> None:
         self.state = SessionState.IDLE
         self._engine = engine
+        self._checks_schedules = checks_schedules
         self._fence: Fence | None = None  # of the latest epoch, running or not
         self._launcher = Launcher()  # for the worker's life
         self._windows: WindowRun | None = None
@@ -186,6 +189,7 @@ class Session:
             num_slots=plan.num_slots,
             tp_size=plan.tp_size,
             pp_size=plan.pp_size,
+            hazards=KvHazards(joined.block_size) if self._checks_schedules else None,
         )
         self._windows = WindowRun(self._engine.run, lambda outcome: _post(loop, outcomes, outcome))
         self._last_executed = 0

@@ -19,7 +19,6 @@ from liger.profile import ContentionSample, ProfileTable, SegmentSample
 from liger.schedule import (
     BatchOutcome,
     BatchStart,
-    BlockAppends,
     DecodeRows,
     EncodeRows,
     ItemResult,
@@ -33,6 +32,7 @@ from liger.schedule import (
     WindowTimings,
 )
 from worker.guard import WindowGuard
+from worker.kv_hazards import KvHazards
 
 FENCE = Fence(leader_term=1, group="g", epoch=1)
 
@@ -154,8 +154,6 @@ class _Sequence:
 class _Batch:
     start: BatchStart
     num_left: int  # segments
-    reads: frozenset[int] = frozenset()  # blocks
-    writes: frozenset[int] = frozenset()
 
 
 def drawn_token(tokens: list[int]) -> int:
@@ -167,7 +165,7 @@ class SimulatedRank:
     """Checks every window as a real rank does, and keeps tokens where a real one keeps their keys and values.
 
     What is drawn depends on the tokens that the sequence's blocks hold, so a block that is wrongly shared, freed or
-    written gives other tokens; and no batch may write a block that another batch in flight reads or writes.
+    written gives other tokens; `KvHazards` refuses windows that could do so even if they do not here.
     """
 
     def __init__(
@@ -182,7 +180,12 @@ class SimulatedRank:
         busy_ns: Callable[[BatchKind, int], int] = lambda kind, num_tokens: 10,
     ) -> None:
         self.guard = WindowGuard(
-            fence=fence, forwards=forwards, num_slots=num_slots, tp_size=topology.tp_size, pp_size=topology.pp_size
+            fence=fence,
+            forwards=forwards,
+            num_slots=num_slots,
+            tp_size=topology.tp_size,
+            pp_size=topology.pp_size,
+            hazards=KvHazards(block_size),
         )
         self.max_in_flight = 0
         self.num_tokens_computed = 0
@@ -220,69 +223,37 @@ class SimulatedRank:
         )
 
     def _begin(self, window: Window) -> None:
-        busy = {row for batch in self._in_flight.values() for row in _rows(batch.start)}
         for row in window.sequence_ends:
-            assert row not in busy, f"row {row} was freed while a batch in flight advances it"
             del self._rows[row]
         for start in window.sequence_starts:
-            assert start.row not in self._rows, "a row was given twice"
             self._rows[start.row] = _Sequence(start)
         self.max_running = max(self.max_running, len(self._rows))
         for start in window.batch_starts:
-            assert not busy.intersection(_rows(start)), "a sequence is in two batches in flight"
-            self._start(start)
+            self._in_flight[start.batch_id] = _Batch(start, len(self._forwards[start.kind]))
+            if not isinstance(start.rows, EncodeRows):
+                self._append(start)
         self.max_in_flight = max(self.max_in_flight, len(self._in_flight))
 
     def _time(self, pattern: Pattern, window: Window, operand: int) -> int:
         start = self._in_flight[window.batch_ids[operand]].start
         num_segments = len({step.segment for step in pattern.steps if step.operand == operand})
-        num_tokens = len(getattr(start.rows, "token_ids", ())) or len(_rows(start))
+        num_tokens = len(getattr(start.rows, "token_ids", ())) or len(start.rows.rows)
         return round(self._busy_ns(start.kind, num_tokens) * num_segments / len(self._forwards[start.kind]))
 
-    def _start(self, start: BatchStart) -> None:
-        batch = _Batch(start, len(self._forwards[start.kind]))
-        if not isinstance(start.rows, EncodeRows):
-            self._append(start.rows.appends)
-            for row, fork in self._forks(start):
-                self._rows[fork].blocks = list(self._rows[row].blocks)
-            batch.reads, batch.writes = self._touched(start)
-            for other in self._in_flight.values():
-                clash = (batch.writes & (other.reads | other.writes)) | (batch.reads & other.writes)
-                assert not clash, f"blocks {clash} are written while another batch in flight uses them"
-        self._in_flight[start.batch_id] = batch
-
-    def _append(self, appends: BlockAppends) -> None:
+    def _append(self, start: BatchStart) -> None:
+        assert not isinstance(start.rows, EncodeRows)
+        appends = start.rows.appends
         for row, source, target in zip(appends.copy_rows, appends.copy_sources, appends.copy_targets, strict=True):
-            blocks = self._rows[row].blocks
-            assert blocks[-1] == source, "the last block is copied"
-            assert all(source not in batch.writes for batch in self._in_flight.values()), "it is copied half written"
-            blocks[-1], self._kv[target] = target, list(self._kv[source])
+            self._rows[row].blocks[-1], self._kv[target] = target, list(self._kv[source])
             self.num_copies += 1
         taken = 0
         for row, count in zip(appends.rows, appends.counts, strict=True):
             self._rows[row].blocks += appends.blocks[taken : taken + count]
             taken += count
-
-    def _forks(self, start: BatchStart) -> list[tuple[int, int]]:
-        if not isinstance(start.rows, PrefillRows):
-            return []
-        return [(row, fork) for row, forks in zip(start.rows.rows, start.rows.forks(), strict=True) for fork in forks]
-
-    def _touched(self, start: BatchStart) -> tuple[frozenset[int], frozenset[int]]:
-        """Return the blocks that a batch reads, and those that it writes."""
-        rows = start.rows
-        starts = rows.starts if isinstance(rows, PrefillRows) else rows.positions
-        counts = rows.num_tokens if isinstance(rows, PrefillRows) else (1,) * len(starts)
-        reads, writes = set[int](), set[int]()
-        for row, begin, count in zip(rows.rows, starts, counts, strict=True):
-            table = self._rows[row].blocks
-            assert len(table) * self._block_size >= begin + count, "a token has no KV slot"
-            mine = table[begin // self._block_size : -(-(begin + count) // self._block_size)]
-            assert not writes.intersection(mine), "two sequences of a batch write one block"
-            writes.update(mine)
-            reads.update(table[: begin // self._block_size])
-        assert not reads & writes, "a sequence writes what another of its batch reads"
-        return frozenset(reads), frozenset(writes)
+        if isinstance(start.rows, PrefillRows):
+            for row, forks in zip(start.rows.rows, start.rows.forks(), strict=True):
+                for fork in forks:
+                    self._rows[fork].blocks = list(self._rows[row].blocks)
 
     def _over(self, pattern: Pattern, window: Window) -> list[tuple[int, "_Batch"]]:
         """Advance the batches of a window, and take those that are over out, in the order in which they end."""
@@ -363,7 +334,3 @@ class SimulatedRank:
         tokens = [token for token in slots[:num_tokens] if token is not None]
         assert len(tokens) == num_tokens, "a sequence reads what was never written"
         return tokens
-
-
-def _rows(start: BatchStart) -> tuple[int, ...]:
-    return (*getattr(start.rows, "rows", ()), *getattr(start.rows, "fork_rows", ()))
