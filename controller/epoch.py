@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from controller.config import ControllerConfig
 from controller.core.events import Event
@@ -13,6 +14,8 @@ from controller.planning import make_planning
 from controller.timeline import Timeline
 from liger.domain import Fence
 from liger.errors import GroupFailedError, LigerError
+
+_CHECK_EVERY_S: Final = 1.0  # at most: the accounts of many blocks take milliseconds
 
 
 class Epoch:
@@ -46,6 +49,7 @@ class Epoch:
         self._timeline = timeline
         self._dispatcher = Dispatcher(formed.links, fence, formed.topology)
         self._cold = asyncio.Event()  # set when a window deserves a search
+        self._checks_from_s = 0.0  # on the loop's clock
         self.wake = self._dispatcher.arrived  # set when there may be something to do
 
     async def serve(self) -> None:
@@ -82,12 +86,15 @@ class Epoch:
                 await self._dispatcher.publish(*planned)
             if self.planning.planner.next_cold() is not None:
                 self._cold.set()
-            if self.scheduler.is_idle:
-                self._check_integrity()
+            self._check_integrity_if_idle()
             await self._wait()
 
-    def _check_integrity(self) -> None:
+    def _check_integrity_if_idle(self) -> None:
         """Check the accounts while there is time; wrong ones end the epoch, whose successor begins with new ones."""
+        now_s = asyncio.get_running_loop().time()
+        if not self.scheduler.is_idle or now_s < self._checks_from_s:
+            return
+        self._checks_from_s = now_s + _CHECK_EVERY_S
         try:
             self.scheduler.check_integrity()
         except LigerError as error:
