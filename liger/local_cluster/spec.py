@@ -34,7 +34,7 @@ class GroupSpec:
     tp_size: int = 1  # ranks that share each layer
     pp_size: int = 1  # stages that share the layers
     copies: int = 1
-    options: Mapping[str, str] = field(default_factory=dict)  # worker flags without their dashes, such as dtype
+    options: Mapping[str, str] = field(default_factory=dict)  # worker flags without dashes; empty values for switches
     ranks: tuple[RankSpec, ...] = ()  # in rank order, the same for every copy; empty gives none anything of its own
 
     def __post_init__(self) -> None:
@@ -136,4 +136,4 @@ class ClusterSpec:
 
 
 def _flags(values: Mapping[str, str]) -> list[str]:
-    return [part for name, value in values.items() for part in (f"--{name}", value)]
+    return [part for name, value in values.items() for part in (f"--{name}", value) if part]

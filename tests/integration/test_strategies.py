@@ -81,7 +81,7 @@ async def check_views(cluster: LocalCluster) -> None:
     assert profile.table is not None
     assert profile.table.contention
     plan = await fetch_plan(cluster.controller, "m", [AskedBatch(num_tokens=tokens) for tokens in (64, 64, 32)], 3)
-    assert 0 < plan.makespan_ns <= plan.serial_ns * 1.001
+    assert 0 < plan.makespan_ns <= plan.serial_ns * 1.02, "at most 2 % behind one after another"
 
 
 async def test_64_mixed_calls_give_the_same_answers_under_every_strategy(tmp_path):
@@ -94,7 +94,7 @@ async def test_64_mixed_calls_give_the_same_answers_under_every_strategy(tmp_pat
             model_name="m",
             tp_size=tp_size,
             pp_size=pp_size,
-            options={"kv-cache-gib": "0.01"},
+            options={"kv-cache-gib": "0.01", "check-schedules": ""},
         )
         spec = ClusterSpec(
             groups=(group,),
