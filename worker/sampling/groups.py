@@ -1,7 +1,7 @@
 """Draws of one form, handled together: what a rank sends of them, and what is chosen from all ranks' parts."""
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from worker.sampling.likelihood import joined_likelihood, shard_likelihood, targ
 from worker.sampling.masses import Masses, join_masses, shard_masses
 from worker.sampling.noise import gumbel_noise, noise_key
 from worker.sampling.packing import pack, pad_columns, unpack_ids
-from worker.sampling.ranking import NO_ID, rank_tokens
+from worker.sampling.ranking import NO_ID, Found, rank_whole
 
 _COLDEST: Final = 1e-6  # temperatures below are taken as this, so that logits stay finite
 _GROWTH: Final = (1024, 8192)  # likeliest tokens of a whole row that are looked at, before all are
@@ -86,15 +86,14 @@ class Group:
         scores, packed, raw, masses, likelihoods = torch.split(parts, form.widths, dim=-1)
         if form.num_rivals is not None:
             self._likelihoods, self._own = likelihoods, target_logits(likelihoods)
-        found = _Found(*(part.transpose(0, 1).flatten(1) for part in (scores, unpack_ids(packed), raw)))
+        found = Found(*(part.transpose(0, 1).flatten(1) for part in (scores, unpack_ids(packed), raw)))
         if form.kind is not Kind.FILTERED:
             self._take(rows, found, found.scores)
             return
         self._masses = join_masses(masses) if form.has_masses else None
         is_whole = torch.tensor([len(shard) <= form.num_candidates for shard in self._shards], device=parts.device)
         bound = scores[..., -1].masked_fill(is_whole.unsqueeze(-1), -torch.inf).amax(0)
-        noisy, is_sure = self._filter(rows, found, bound)
-        self._take(rows, found, noisy)
+        is_sure = self._filter(rows, found.ranked(), bound)
         self.undecided = (~is_sure).nonzero().flatten().tolist()
 
     def rest(self) -> Tensor:
@@ -106,15 +105,15 @@ class Group:
     def choose_again(self, parts: Tensor) -> None:
         """Draw the undecided rows from all ranks' rests, [ranks, rows, n] float32."""
         scores, *raw = (self._whole(part) for part in torch.split(parts, max(map(len, self._shards)), dim=-1))
-        size = scores.shape[-1]
+        rows, size = self.undecided, scores.shape[-1]
         for count in (*(count for count in _GROWTH if count < size), size):
-            values, ids = scores.topk(count, dim=-1)
-            found = _Found(values, ids, *(part.gather(-1, ids) for part in raw))
-            bound = values[:, -1] if count < size else torch.full_like(values[:, -1], -torch.inf)
-            noisy, is_sure = self._filter(self.undecided, found, bound)
-            if is_sure.all():
+            found = rank_whole(scores, raw[0] if raw else None, count)
+            bound = found.scores[:, -1] if count < size else torch.full_like(found.scores[:, -1], -torch.inf)
+            is_open = ~self._filter(rows, found, bound)
+            if not is_open.any():
                 break
-        self._take(self.undecided, found, noisy)
+            rows = [row for row, still in zip(rows, is_open.tolist(), strict=True) if still]
+            scores, *raw = (part[is_open] for part in (scores, *raw))
 
     def tokens(self) -> list[int]:
         """Return what was drawn, one a row."""
@@ -139,30 +138,26 @@ class Group:
             scores += gumbel_noise(self._keys, torch.arange(own.start, own.stop, device=logits.device))
         return scores
 
-    def _whole(self, parts: Tensor) -> Tensor:
-        """Return whole rows [rows, vocabulary] from all ranks' padded ones."""
-        return torch.cat([part[:, : len(shard)] for part, shard in zip(parts, self._shards, strict=True)], dim=-1)
-
-    def _filter(self, rows: Sequence[int], found: "_Found", bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores as found, with noise on what filters keep and -inf for others; and which rows are decided.
+    def _filter(self, rows: Sequence[int], ranked: Found, bound: Tensor) -> Tensor:
+        """Draw from what filters keep of some rows; return for which of them nothing else could be kept, [rows] bool.
 
         Args:
             rows: Which of the draws.
-            found: Their likeliest tokens, in any order.
-            bound: See `Ranked`.
+            ranked: Their likeliest tokens, in order.
+            bound: See `keep_tokens`.
         """
         masses = self._masses
         if masses is not None:
             places = torch.tensor(rows, device=bound.device)
             masses = Masses(masses.largest[places], masses.total[places], masses.moment[places])
-        order = rank_tokens(found.scores, found.ids)
-        values = found.scores.gather(-1, order)
-        ranked, is_sure = keep_tokens(values, bound, [self._draws[row].sampling for row in rows], masses)
-        kept = torch.empty_like(ranked).scatter_(-1, order, ranked)
-        noise = gumbel_noise([self._keys[row] for row in rows], found.ids)
-        return (found.scores + noise).masked_fill_(~kept, -torch.inf), is_sure
+        kept, is_sure = keep_tokens(ranked.scores, bound, [self._draws[row].sampling for row in rows], masses)
+        last = int(kept.any(0).nonzero().amax()) + 1 if kept.any() else 1  # noise on what comes behind is of no use
+        cut = ranked.first_columns(last)
+        noise = gumbel_noise([self._keys[row] for row in rows], cut.ids)
+        self._take(rows, cut, (cut.scores + noise).masked_fill_(~kept[:, :last], -torch.inf))
+        return is_sure
 
-    def _take(self, rows: Sequence[int], found: "_Found", scores: Tensor) -> None:
+    def _take(self, rows: Sequence[int], found: Found, scores: Tensor) -> None:
         """Take the best candidate of some rows, the lowest id of equals; the fallback if there is none."""
         best = scores.amax(-1, keepdim=True)
         tokens = torch.where((scores == best) & (scores > -torch.inf), found.ids, NO_ID).amin(-1)
@@ -174,13 +169,9 @@ class Group:
             raw = found.raw.gather(-1, place).squeeze(-1)
             self._own[places] = torch.where(is_none, self._own[places], raw)
 
-
-class _Found(NamedTuple):
-    """Candidates of some rows, each [rows, n]."""
-
-    scores: Tensor  # float32
-    ids: Tensor  # int64
-    raw: Tensor | None = None  # float32: logits as the model gave them; of no width if they were not asked for
+    def _whole(self, parts: Tensor) -> Tensor:
+        """Return whole rows [rows, vocabulary] from all ranks' padded ones."""
+        return torch.cat([part[:, : len(shard)] for part, shard in zip(parts, self._shards, strict=True)], dim=-1)
 
 
 def _fallback(draw: Draw, size: int) -> int:

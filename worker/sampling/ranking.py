@@ -1,6 +1,6 @@
 """The order of tokens: the larger value first, of equal values the lower id. The same on any number of shards."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,3 +29,36 @@ def first_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         found = values.gather(-1, places)
     order = rank_tokens(found, places)
     return found.gather(-1, order), places.gather(-1, order)
+
+
+class Found(NamedTuple):
+    """Tokens of some rows, each [rows, n]."""
+
+    scores: Tensor  # float32
+    ids: Tensor  # int64
+    raw: Tensor | None = None  # float32: logits as the model gave them; of no width if they were not asked for
+
+    def ranked(self) -> "Found":
+        """Return the same in order."""
+        order = rank_tokens(self.scores, self.ids)
+        raw = self.raw.gather(-1, order) if self.raw is not None and self.raw.shape[-1] else None
+        return Found(self.scores.gather(-1, order), self.ids.gather(-1, order), raw)
+
+    def first_columns(self, count: int) -> "Found":
+        """Return the first `count` of each row."""
+        return Found(*(part[:, :count] for part in self if part is not None))
+
+
+def rank_whole(scores: Tensor, raw: Tensor | None, count: int) -> Found:
+    """Return the first `count` tokens of whole rows [rows, vocabulary] in order; of equals at the end, any.
+
+    Args:
+        scores: float32.
+        raw: See `Found`.
+        count: At most as many as there are.
+    """
+    if count < scores.shape[-1]:
+        values, ids = scores.topk(count, dim=-1)
+    else:
+        values, ids = scores, torch.arange(count, device=scores.device).expand_as(scores)
+    return Found(values, ids, None if raw is None else raw.gather(-1, ids)).ranked()

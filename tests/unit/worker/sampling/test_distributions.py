@@ -21,7 +21,7 @@ from worker.sampling.filters import keep_tokens, needs_masses
 from worker.sampling.masses import join_masses, shard_masses
 
 SIZE = 24
-COUNT = 6000
+COUNT = 3000
 PROMPT, OUTPUT = (3, 4, 5, 5, 9), (4, 7, 7, 7, 11, 20)
 LOGITS = torch.randn(SIZE, generator=torch.Generator().manual_seed(3)) * 1.5
 
@@ -104,10 +104,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("controls", "expected"), CASES, ids=[str(controls) for controls, _ in CASES])
-@pytest.mark.parametrize("num_ranks", [1, 3])
-def test_frequencies_follow_the_distribution(controls: dict[str, object], expected: object, num_ranks: int) -> None:
+def test_frequencies_follow_the_distribution(controls: dict[str, object], expected: object) -> None:
     one = ask(prompt=PROMPT, output=OUTPUT, **{"temperature": 1.0, "seed": 11, **controls})
-    assert p_value(draw_often(COUNT, LOGITS, one, num_ranks), expected()) > 1e-3
+    assert p_value(draw_often(COUNT, LOGITS, one, 3), expected()) > 1e-3
 
 
 def test_frequencies_under_a_grammar_follow_what_it_allows() -> None:

@@ -74,7 +74,7 @@ def partitions(draw: st.DrawFn, size: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_any_partition_draws_what_the_definition_says(data: st.DataObject) -> None:
     logits, rows = data.draw(batches())
@@ -85,7 +85,7 @@ def test_any_partition_draws_what_the_definition_says(data: st.DataObject) -> No
     assert drawn == draw_on(1, logits, rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches())
 def test_draws_do_not_depend_on_the_batch(batch: tuple[Tensor, list[Ask]]) -> None:
     logits, rows = batch
