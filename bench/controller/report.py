@@ -41,9 +41,11 @@ def show(console: Console, report: Report) -> None:
         console.print(f"{figures.name}, mean ms of a step: {parts} ({figures.windows_per_step:.1f} windows)")
     service = report.service
     console.print(
-        f"service: the controller's process used {service.controller_share:.0%} of its core, workers and gateway "
-        f"{service.others_share:.0%} of theirs; {service.bottleneck} set the pace; {service.num_finished} requests "
-        f"ended, {service.messages_per_step:.1f} messages a step to the gateway"
+        f"service: a step took the controller's process {service.controller_ms:.2f} ms of CPU time, "
+        f"{service.loop_ms:.2f} of them its loop (the rest: gRPC's threads, searches for cold windows); it used "
+        f"{service.controller_share:.0%} of its core, workers and gateway {service.others_share:.0%} of theirs; "
+        f"{service.bottleneck} set the pace; {service.num_finished} requests ended, "
+        f"{service.messages_per_step:.1f} messages a step to the gateway"
     )
     machine = report.machine
     console.print(
@@ -74,7 +76,7 @@ def _summary(report: Report) -> Table:
     table.add_row(
         "service, real gRPC",
         f"{service.tokens_per_s:,.0f}",
-        f"{service.controller_ms:.2f} (mean)",
+        f"{service.loop_ms:.2f} (mean)",
         "",
         f"{num_steps:,.0f}",
     )

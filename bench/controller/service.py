@@ -30,7 +30,8 @@ class ServiceFigures:
     tokens_per_s: float
     num_finished: int  # requests
     messages_per_step: float  # from the controller to the gateway
-    controller_ms: float  # CPU time of the controller's process for each decode step
+    loop_ms: float  # CPU time of the controller's loop, on its main thread, for each decode step
+    controller_ms: float  # the same of the whole process: with gRPC's threads and the search for cold windows
     controller_share: float  # of its core's time
     others_share: float  # of the other cores' time: workers and gateway
     num_other_cores: int  # 0 where there is one core, which all share
@@ -53,7 +54,8 @@ class _Count:
     tokens: int
     messages: int
     finished: int
-    controller_s: float  # CPU time so far
+    loop_s: float  # CPU time so far, of the controller's main thread
+    controller_s: float  # of all its threads
     others_s: float
 
 
@@ -72,8 +74,9 @@ class _Run:
             tokens=self.gateway.client.num_tokens,
             messages=self.gateway.client.num_messages,
             finished=self.gateway.client.num_finished,
-            controller_s=_cpu_s(self.controller),
-            others_s=sum(map(_cpu_s, self.workers)) + time.process_time(),
+            loop_s=_cpu_s(f"{self.controller.pid}/task/{self.controller.pid}"),
+            controller_s=_cpu_s(f"{self.controller.pid}"),
+            others_s=sum(_cpu_s(f"{worker.pid}") for worker in self.workers) + time.process_time(),
         )
 
 
@@ -171,9 +174,9 @@ async def _raise_at_end(process: ServiceProcess) -> None:
     raise process.failure()
 
 
-def _cpu_s(process: ServiceProcess) -> float:
-    """Return the CPU time of a process, all its threads together."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+def _cpu_s(place: str) -> float:
+    """Return the CPU time of a process or thread, by its place under /proc."""
+    fields = Path("/proc", place, "stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime, stime
 
 
@@ -189,6 +192,7 @@ def _figures(begin: _Count, end: _Count, num_sequences: int, num_other_cores: in
         tokens_per_s=num_tokens / seconds,
         num_finished=end.finished - begin.finished,
         messages_per_step=(end.messages - begin.messages) / num_steps,
+        loop_ms=(end.loop_s - begin.loop_s) * 1e3 / num_steps,
         controller_ms=controller_s * 1e3 / num_steps,
         controller_share=controller_s / seconds,
         others_share=(end.others_s - begin.others_s) / seconds / max(num_other_cores, 1),

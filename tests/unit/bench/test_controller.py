@@ -24,7 +24,7 @@ def test_the_controller_is_measured_in_three_ways_and_written(tmp_path, capsys, 
         assert 0 < each["median_ms"] <= each["p99_ms"]
         assert OTHERS not in each["parts_ms"]
     assert report["service"]["tokens_per_s"] > 0
-    assert report["service"]["controller_ms"] >= 0
+    assert min(report["service"]["loop_ms"], report["service"]["controller_ms"]) >= 0  # in ticks of 10 ms
     assert report["machine"]["processor"]
     assert "set the pace" in capsys.readouterr().out
     assert os.sched_getaffinity(0) == before
