@@ -439,7 +439,9 @@ class ClassifyResult(_message.Message):
         """Tokens of the input. Owner: gateway."""
         @_builtins.property
         def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-            """By class index, in the order of `labels`. Owner: ranks."""
+            """By class index, in the order of `labels`; of labels that the client brought, the softmax of their log-likelihoods
+            (raw: these). Owner: ranks.
+            """
 
         def __init__(
             self,
@@ -462,7 +464,7 @@ class ClassifyResult(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The labels, by class index. Owner: model folder."""
+        """The labels, by class index. Owner: model folder, else client."""
 
     def __init__(
         self,
@@ -655,7 +657,9 @@ class GenerateRequest(_message.Message):
     n: _builtins.int
     """Independent samples to give, 1 to 64; unset is 1. Owner: client."""
     best_of: _builtins.int
-    """Samples to draw, of which the n likeliest are given; unset is n. Owner: client."""
+    """Samples to draw, of which the n likeliest by mean log-probability a token are given, best first, once all have
+    ended; unset is n. Owner: client.
+    """
     logprobs: _builtins.int
     """Log-probabilities of the output: unset none, 0 the drawn tokens', k the k likeliest too (at most 20). Owner: client."""
     prompt_logprobs: _builtins.int

@@ -133,7 +133,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 3
     """The client cancelled."""
     FINISH_REASON_GRAMMAR: _FinishReason.ValueType  # 4
-    """The structured output is complete."""
+    """The structured output is complete: the model's own end was drawn."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a sequence ended."""
@@ -146,7 +146,7 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 3
 """The client cancelled."""
 FINISH_REASON_GRAMMAR: FinishReason.ValueType  # 4
-"""The structured output is complete."""
+"""The structured output is complete: the model's own end was drawn."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -429,8 +429,8 @@ class Timings(_message.Message):
     depth: _builtins.int
     """Largest number of batches in flight while this request ran. Owner: controller."""
     saved_prefill_ns: _builtins.int
-    """Prefill that the prefix cache saved, as its tokens would have taken at the pace of those computed (predicted, if
-    none were). Owner: controller.
+    """Prefill that the prefix cache saved: what its tokens would have taken at the pace of late prefill batches.
+    Owner: controller.
     """
     def __init__(
         self,
