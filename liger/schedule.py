@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from liger.domain import Axis, BatchKind, Constraint, EncodeOutput, Fence, Lane, Sampling, SegmentKind
 
@@ -80,9 +80,8 @@ class BatchOutcome:
     prompt_logprobs: tuple[Logprob, ...] = ()  # of chunks whose rows asked, see PrefillRows.num_predicted
 
 
-@dataclass(frozen=True, slots=True)
-class StepSpan:
-    """When one step ran, in nanoseconds on the rank's own monotonic clock."""
+class StepSpan(NamedTuple):
+    """When one step ran, in nanoseconds on the rank's own monotonic clock. A tuple, for there are very many."""
 
     window: int  # it was launched in: the one that is acknowledged, or for exchanges an earlier one
     step: int  # its place in that window's pattern
