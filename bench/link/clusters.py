@@ -1,14 +1,14 @@
 """The clusters that are compared: one for each strategy, side by side on one link."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bench.link.load import LoadGenerator
-from bench.link.network import Network
+from bench.link.network import Network, Place
 from bench.link.settings import Settings
 from bench.link.work import Load
 from liger.client import AsyncClient
@@ -103,19 +103,13 @@ def cluster_spec(contest: Contest, name: str, model: Path) -> ClusterSpec:
         options |= {"profile-limit-s": _QUICK_PROFILE_S, "profile-tag": f"{settings.rate} quick"}
     if name == SILENT:
         options |= {"communicator": "null", "profile-tag": f"{settings.rate} silent"}
-    ranks = tuple(
-        RankSpec(
-            prefix=place.prefix, options={"listen": f"{place.control_host}:0", "exchange-host": place.data_host}
-        )
-        for place in places
-    )  # fmt: skip
     group = GroupSpec(
         model_folder=model,
         model_name=contest.load.value,
         tp_size=settings.ranks // stages,
         pp_size=stages,
         options=options,
-        ranks=ranks,
+        ranks=ranks_at(places),
     )
     return ClusterSpec(
         groups=(group,),
@@ -131,3 +125,13 @@ def cluster_spec(contest: Contest, name: str, model: Path) -> ClusterSpec:
         log_folder=contest.logs / contest.load.value / name,
         start_limit_s=_START_LIMIT_S,
     )
+
+
+def ranks_at(places: Sequence[Place]) -> tuple[RankSpec, ...]:
+    """Return what ranks need for themselves to run in the namespaces of a slow link, one in each."""
+    return tuple(
+        RankSpec(
+            prefix=place.prefix, options={"listen": f"{place.control_host}:0", "exchange-host": place.data_host}
+        )
+        for place in places
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bench.link.figures import Answer
@@ -41,7 +41,7 @@ class LoadGenerator:
                 sent.append(tasks.create_task(self._ask(call, at_s)))
         return [task.result() for task in sent]
 
-    async def keep_busy(self, calls: Sequence[Call], num_outstanding: int) -> list[Answer]:
+    async def keep_busy(self, calls: Iterable[Call], num_outstanding: int) -> list[Answer]:
         """Send all calls, so many under way at once (closed loop)."""
         self._began_s = time.perf_counter()
         left = iter(calls)

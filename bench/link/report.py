@@ -59,7 +59,7 @@ def to_json(settings: Settings, machine: Machine, reports: Sequence[LoadReport])
         "crossing_rate": {report.load.value: report.crossing_rate for report in reports},
         "runs": [asdict(run) for report in reports for run in report.runs],
     }
-    return json.dumps(_finite(table), indent=1) + "\n"
+    return json.dumps(finite(table), indent=1) + "\n"
 
 
 def to_svg(settings: Settings, reports: Sequence[LoadReport]) -> str:
@@ -198,12 +198,12 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return a value with null for numbers that JSON does not know."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value
