@@ -2,8 +2,15 @@
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
+from liger.domain import BatchKind, Lane, SegmentKind
 from liger.spans import LaneSpan
+
+_Kept = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+"""A span as plain numbers: of these the garbage collector follows none, however many are kept."""
+
+_END: Final = 11  # its place among them
 
 
 class Timeline:
@@ -16,13 +23,13 @@ class Timeline:
 
     def __init__(self, keep_s: float = 60.0, max_spans: int = 200_000) -> None:
         self._keep_ns = round(keep_s * 1e9)
-        self._spans: deque[LaneSpan] = deque(maxlen=max_spans)  # as they came
+        self._spans: deque[_Kept] = deque(maxlen=max_spans)  # as they came
         self._newest_ns: dict[int, int] = {}  # newest end, by rank
 
     def add(self, rank: int, spans: Iterable[LaneSpan]) -> None:
         """Take spans that ended on one rank."""
         for span in spans:
-            self._spans.append(span)
+            self._spans.append(_to_kept(span))
             self._newest_ns[rank] = max(span.end_ns, self._newest_ns.get(rank, span.end_ns))
         while self._spans and self._age_ns(self._spans[0]) > self._keep_ns:
             self._spans.popleft()
@@ -37,7 +44,7 @@ class Timeline:
         """Return the spans that ended within so many seconds before the newest of their rank, by rank and begin."""
         limit_ns = min(seconds * 1e9, self._keep_ns)
         since_ns = {rank: newest_ns - limit_ns for rank, newest_ns in self._newest_ns.items()}
-        found = [span for span in self._spans if span.end_ns >= since_ns[span.rank]]
+        found = [_from_kept(kept) for kept in self._spans if kept[_END] >= since_ns[kept[0]]]
         return tuple(sorted(found, key=lambda span: (span.rank, span.begin_ns)))
 
     def clear(self) -> None:
@@ -45,5 +52,40 @@ class Timeline:
         self._spans.clear()
         self._newest_ns.clear()
 
-    def _age_ns(self, span: LaneSpan) -> int:
-        return self._newest_ns[span.rank] - span.end_ns
+    def _age_ns(self, kept: _Kept) -> int:
+        return self._newest_ns[kept[0]] - kept[_END]
+
+
+def _to_kept(span: LaneSpan) -> _Kept:
+    return (
+        span.rank,
+        int(span.lane),
+        span.batch_id,
+        int(span.batch),
+        span.num_tokens,
+        int(span.segment),
+        span.layer,
+        span.piece,
+        span.num_pieces,
+        span.window,
+        span.begin_ns,
+        span.end_ns,
+    )
+
+
+def _from_kept(kept: _Kept) -> LaneSpan:
+    rank, lane, batch_id, batch, num_tokens, segment, layer, piece, num_pieces, window, begin_ns, end_ns = kept
+    return LaneSpan(
+        rank=rank,
+        lane=Lane(lane),
+        batch_id=batch_id,
+        batch=BatchKind(batch),
+        num_tokens=num_tokens,
+        segment=SegmentKind(segment),
+        layer=layer,
+        piece=piece,
+        num_pieces=num_pieces,
+        window=window,
+        begin_ns=begin_ns,
+        end_ns=end_ns,
+    )

@@ -1,3 +1,6 @@
+import gc
+from dataclasses import replace
+
 import pytest
 
 from controller.timeline import Timeline
@@ -13,6 +16,20 @@ def test_spans_come_back_by_rank_and_begin():
     timeline.add(1, [span(1, MLP, 0, 5, rank=1), span(2, ALL_REDUCE, 2, 3, rank=1)])
     timeline.add(0, [span(3, MLP, 4, 6), span(4, MLP, 1, 2)])
     assert batch_ids(timeline, 60) == [(0, 4), (0, 3), (1, 1), (1, 2)]
+
+
+def test_a_span_comes_back_whole():
+    whole = replace(span(7, ALL_REDUCE, 3, 9, rank=2, piece=1, num_pieces=3, num_tokens=64, window=5), layer=4)
+    timeline = Timeline()
+    timeline.add(2, [whole])
+    assert timeline.last(60) == timeline.copy().last(60) == (whole,)
+
+
+def test_what_is_kept_costs_the_garbage_collector_nothing():
+    timeline = Timeline()
+    timeline.add(0, [span(number, MLP, 0, 5) for number in range(10)])
+    gc.collect()
+    assert not any(map(gc.is_tracked, timeline._spans))
 
 
 def test_how_far_back_counts_from_the_newest_end_of_each_rank():
