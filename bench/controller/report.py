@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from bench.controller.meter import Figures
 from bench.controller.service import ServiceFigures
@@ -64,7 +64,7 @@ def to_json(report: Report) -> str:
 
 
 def _summary(report: Report) -> Table:
-    table = Table("controller", "tokens/s", "median ms", "p99 ms", "decode steps")
+    table = Table(Column("controller", no_wrap=True), "tokens/s", "median ms", "p99 ms", "decode steps")
     for column in table.columns[1:]:
         column.justify = "right"
     for each in report.in_process:
