@@ -1,5 +1,7 @@
 """Measurements: each prints ratios of things measured side by side in one run.
 
 Reading map: `controller` (the controller alone), `generation` (one chat model against transformers, with `reference`),
-`link` (the strategies over a slow link), `planner` (how long planning takes).
+`link` (the strategies over a slow link), `mixed` (streams beside embeddings), `planner` (how long planning takes),
+`prefix` (what the prefix cache saves). Shared: `one_model` (a cluster with one model), `words` (what clients send),
+`ending` (exit codes).
 """
