@@ -1,5 +1,6 @@
 """Whatever the partition and the batch, what is drawn is what the plain sampler draws from the whole vocabulary."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.unit.worker.sampling.drawing import Ask, Ranks, ask, draw_on, even_shards
+from tests.unit.worker.sampling.drawing import Ask, Ranks, ask, draw_often, draw_on, even_shards
 from tests.unit.worker.sampling.plain_sampler import draw_plainly
 
 NEARLY_ONE = 1.0 - 2.0**-30
@@ -176,3 +177,15 @@ def test_extreme_temperatures_and_penalties_draw_a_token(temperature: float) -> 
     logits = torch.tensor([[30.0, -30.0, 29.0, 0.0]])
     one = ask(temperature=temperature, top_p=0.9, repetition_penalty=1e-30, prompt=(0, 1), seed=1)
     assert draw_on(2, logits, [one]).token_ids == draw_on(1, logits, [one]).token_ids
+
+
+@pytest.mark.parametrize("size", [6, 10])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
+def test_where_a_mass_ends_exactly_does_not_depend_on_how_it_was_added(size: int, num_ranks: int) -> None:
+    logits = torch.arange(size) * -0.1
+    weights = [math.exp(logit) for logit in logits.tolist()]
+    for count in range(1, size):
+        mass = math.fsum(weights[:count]) / math.fsum(weights)
+        counts = draw_often(30 * count, logits, ask(temperature=1.0, top_p=mass, seed=count), num_ranks)
+        assert counts[:count].all()
+        assert not counts[count:].any()
