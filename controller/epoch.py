@@ -15,6 +15,7 @@ from controller.timeline import Timeline
 from liger.domain import Fence
 from liger.errors import GroupFailedError, LigerError
 
+_REST: Final = 4.0  # times as long as a search, after it
 _CHECK_EVERY_S: Final = 1.0  # at most: the accounts of many blocks take milliseconds
 
 
@@ -107,7 +108,9 @@ class Epoch:
             await self._cold.wait()
             self._cold.clear()
             while (key := planner.next_cold()) is not None:
+                began_s = time.monotonic()
                 planner.keep(key, await asyncio.to_thread(planner.find, key))
+                await asyncio.sleep((time.monotonic() - began_s) * _REST)  # it holds the interpreter lock, too
 
     async def _wait(self) -> None:
         oldest_s = self._dispatcher.oldest_published_s()

@@ -1,15 +1,15 @@
 """What becomes of requests, as values for the gateways' streams."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from liger.domain import FinishReason
 from liger.errors import LigerError
 from liger.schedule import ItemResult, Logprob
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokensMade:
-    """More tokens of a sample; with `finish_reason`, its last ones."""
+class TokensMade(NamedTuple):
+    """More tokens of a sample; with `finish_reason`, its last ones. A tuple, because every token makes one."""
 
     request_id: str
     sample: int

@@ -70,8 +70,9 @@ class Generation:
         if sequence.is_queued:
             sequence.is_queued = False
             self.num_queued_tokens -= sequence.num_known
-        if sequence in self._parked:
-            self._parked.remove(sequence)
+        for waiting in (self._parked, self._memory.preempted):
+            if sequence in waiting:
+                waiting.remove(sequence)
         if sequence.state is SequenceState.ENDED:
             self._memory.leave(sequence)
         followers = [each for each in sequence.followers if each.state is SequenceState.WAITING]
@@ -97,8 +98,9 @@ class Generation:
                 self._queue(sequence)
         while self._waiting:
             sequence = self._waiting.peek()
-            if sequence.is_queued and not self._memory.admit(sequence):
-                return
+            while sequence.is_queued and not self._memory.admit(sequence):
+                if not self._displace():
+                    return
             self._waiting.pop()
             if sequence.is_queued:
                 sequence.is_queued = False
@@ -114,7 +116,7 @@ class Generation:
                 break
             start = sequence.num_prefilled
             stop = min(sequence.num_to_prefill, start + left)
-            if not sequence.needs_prefill or not self._memory.reserve(sequence, start, stop, appends):
+            if not sequence.needs_prefill or not self._reserve(sequence, start, stop, appends):
                 continue
             left -= stop - start
             sequence.num_prefilled = stop
@@ -133,7 +135,7 @@ class Generation:
             if len(taken) == size:
                 break
             place = sequence.next_position
-            if sequence.state is SequenceState.RUNNING and self._memory.reserve(sequence, place, place + 1, appends):
+            if sequence.state is SequenceState.RUNNING and self._reserve(sequence, place, place + 1, appends):
                 taken.append(sequence)
         if not taken:
             return None
@@ -156,6 +158,20 @@ class Generation:
     def is_decoding(self) -> bool:
         """Whether any sequence has tokens left to draw and its prompt behind it."""
         return any(sequence.is_decoding for sequence in self._memory.running)
+
+    def _reserve(self, sequence: Sequence, start: int, stop: int, appends: Appends) -> bool:
+        """Get the blocks for some of a sequence's tokens, also of sequences that wait for their clients."""
+        while not self._memory.reserve(sequence, start, stop, appends):
+            if not self._displace():
+                return False
+        return True
+
+    def _displace(self) -> bool:
+        """Have the newest of those that wait for their clients, if there is one, give its memory to others now."""
+        idle = [each for each in self.running if not each.num_unacknowledged and self._is_far_ahead(each)]
+        if idle:
+            self._memory.preempt(max(idle, key=lambda each: each.order))
+        return bool(idle)
 
     def _draw_first(self, sequence: Sequence) -> list[Sequence]:
         """Count the first token of a sequence and of its followers; return those that begin with it."""

@@ -176,7 +176,7 @@ class Interleaver:
     ) -> tuple[list[_Run], Layout]:
         """Let the younger batches go as far as they get while the primary runs its part of the window."""
         primary = self._primary(views[0], pieces[0], bounds, views[1:])
-        horizon_ns = self._alone_ns(primary)
+        horizon_ns = primary.view.ready + self._work_ns(primary)
         others = [
             self._younger(view, count, (*views[:place], *views[place + 1 :]), bounds, horizon_ns)
             for place, (view, count) in enumerate(zip(views, pieces, strict=True))
@@ -240,19 +240,21 @@ class Interleaver:
         return self._costs.contention(SegmentKind.MLP, tokens, shape.num_tokens)[1]
 
     def _progress(self, runs: Sequence[_Run], layout: Layout) -> float:
-        """Return the work of a window, as its whole segments take one after another, over the time that it takes."""
-        work_ns = sum(self._work_ns(run) for run in runs)
-        return work_ns / self._until_next(layout)
+        """Return the work of a window, as whole segments, over its time; what is under way then counts in part."""
+        computing = min(layout.free[lane] for lane in range(0, len(layout.free), 2))
+        until = max(layout.ends[0], computing)  # the primary is done and a compute lane is free
+        work_ns = 0.0
+        for one in layout.placed:
+            run = runs[one.job]
+            part = run.parts[one.task]
+            share = (until - one.begin) / (one.end - one.begin) if one.end > until else 1.0
+            work_ns += max(share, 0.0) * self._costs.duration_ns(run.view.shape, part.segment.kind) / part.count
+        return work_ns / until
 
     def _work_ns(self, run: _Run) -> float:
         shape, start = run.view.shape, run.view.position
         segments = self._forwards[shape.kind][start : start + run.num_segments]
         return sum(self._costs.duration_ns(shape, segment.kind) for segment in segments)
-
-    def _until_next(self, layout: Layout) -> float:
-        """Return when the next window can go on: the primary is done and a compute lane is free."""
-        computing = min(layout.free[lane] for lane in range(0, len(layout.free), 2))
-        return max(layout.ends[0], computing)
 
     def _to_cut(self, runs: Sequence[_Run], layout: Layout) -> Cut:
         present = [place for place, run in enumerate(runs) if run.parts]
@@ -276,9 +278,6 @@ class Interleaver:
         return Step(
             operand=operand, segment=part.offset, lane=part.segment.lane, piece=part.piece, participants=participants
         )
-
-    def _alone_ns(self, run: _Run) -> float:
-        return run.view.ready + self._work_ns(run)
 
 
 def _started_in_turn(younger: Sequence[_Run]) -> list[_Run]:

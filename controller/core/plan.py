@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from controller.core.batch import Batch
 from liger.digest import pattern_digest
@@ -12,6 +13,10 @@ from liger.spans import LaneSpan
 
 Forwards = Mapping[BatchKind, tuple[Segment, ...]]
 """What each kind of batch runs, stage after stage, as the ranks reported it."""
+
+
+_SPAN_NS: Final = 10_000  # what a step's span costs to take and to read, about
+_SPANS_SHARE: Final = 0.1  # of a window's time may go into its spans
 
 
 class Strategy(StrEnum):
@@ -74,6 +79,15 @@ class Plan:
     def positions(self) -> tuple[int, ...]:
         """Segments published of each batch after this window."""
         return tuple(base + advance for base, advance in zip(self.bases, self.cut.advances, strict=True))
+
+    def is_timed_cheaply(self, last_ns: int) -> bool:
+        """Return whether reporting each step costs little of the window's time.
+
+        Args:
+            last_ns: How long the last window took, in case nothing is predicted of this one.
+        """
+        lasts_ns = self.cut.predicted_ns or last_ns
+        return len(self.pattern.steps) * _SPAN_NS <= _SPANS_SHARE * lasts_ns
 
 
 def make_plan(cut: Cut, in_flight: Sequence[Batch]) -> Plan:

@@ -28,8 +28,7 @@ from liger.errors import (
 from liger.schedule import BatchOutcome, Pattern, Window, WindowOutcome, WindowTimings
 from liger.spans import LaneSpan
 
-_SHORT_NS: Final = 2e6
-_TIMED_SHORT: Final = 8  # one in so many short windows is timed
+_TIMED_RARELY: Final = 8  # one in so many windows reports each step in any case: the observer learns from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +87,7 @@ class Scheduler:
         self._begun_ns = 0  # when the ranks took up the oldest published window
         self._results: dict[int, BatchOutcome] = {}  # of batches with a segment left, which brings tokens back
         self._free_slots = list(range(depth.max_depth - 1, -1, -1))
+        self._last_window_ns = 0  # how long the last acknowledged window took
         self.num_windows = 0
 
     @property
@@ -204,7 +204,9 @@ class Scheduler:
         self._begun_ns = now_ns
         if published.window.number != outcome.number:
             raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
-        self._charge(published, report.slowest)
+        slowest = report.slowest
+        self._last_window_ns = slowest.ended_ns - slowest.started_ns
+        self._charge(published, slowest)
         running = {batch.batch_id for batch in published.plan.batches}
         if not running.issuperset(batch.batch_id for batch in outcome.batches):
             raise GroupFailedError(f"window {outcome.number} was acknowledged with results of batches that it has not")
@@ -246,7 +248,7 @@ class Scheduler:
             sequence_starts=tuple(sequence.start() for sequence in beginning),
             batch_starts=tuple(batch.start for batch in fresh),
             order_digest=order_digest(plan.pattern.id, batch_ids),
-            timed=_is_timed(plan, self.num_windows),
+            timed=plan.is_timed_cheaply(self._last_window_ns) or self.num_windows % _TIMED_RARELY == 1,
         )
 
     def _advance(self, plan: Plan, window: Window, now_ns: int) -> None:
@@ -292,8 +294,3 @@ class Scheduler:
                 if entry is not None:
                     entry.compute_ns += compute_ns
                     entry.exposed_ns += exposed_ns
-
-
-def _is_timed(plan: Plan, number: int) -> bool:
-    """Return whether the ranks report each step: always where windows are long, now and then where they are short."""
-    return not 0 < plan.cut.predicted_ns < _SHORT_NS or number % _TIMED_SHORT == 0

@@ -97,6 +97,8 @@ class SequenceMemory:
         """
         blocks, table = self.blocks, sequence.blocks
         place = start // blocks.block_size
+        if stop <= sequence.num_told * blocks.block_size and not blocks.is_shared(table[place]):
+            return True  # the ranks know the block: so it is for most tokens
         copies = place < len(table) and blocks.is_shared(table[place])
         missing = max(0, blocks.blocks_for(stop) - len(table))
         if (missing or copies) and not self._make_room(sequence, missing + copies):

@@ -138,7 +138,7 @@ class Settlement:
         return events
 
     def _release_if_over(self, sequence: Sequence) -> None:
-        if sequence.state in {SequenceState.ENDED, SequenceState.PREEMPTED}:
+        if sequence.state is SequenceState.ENDED or sequence.state is SequenceState.PREEMPTED:  # sets hash enums slowly
             self._batches.memory.release_if_over(sequence)
 
 

@@ -1,4 +1,5 @@
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from controller.core.cost_model import CostModel
 from controller.core.explain import explain
 from controller.core.plan import Topology
-from liger.domain import BatchKind, Lane
+from liger.domain import BatchKind, Lane, SegmentKind
 from liger.errors import InvalidRequestError
 from liger.spans import hidden_share
 from liger.views import Explained, PlannedBatch
@@ -99,3 +100,38 @@ def test_a_kind_that_the_model_does_not_run_is_refused():
             topology=Topology(),
             costs=CostModel(BALANCED.table()),
         )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([32, 64, 128]), min_size=2, max_size=4),
+    speeds(),
+    st.lists(st.sampled_from([0.2, 0.5, 1.0, 2.0, 4.0]), min_size=32, max_size=32),
+    st.floats(1.0, 2.0),
+    st.floats(1.0, 6.0),
+)
+def test_no_plan_is_far_behind_one_batch_after_another_on_ranks_of_any_kind(
+    sizes, speed, factors, compute_factor, communication_factor
+):
+    table = speed.table()
+    segments = [
+        replace(each, duration_ns=round(each.duration_ns * factors[place % len(factors)]))
+        for place, each in enumerate(table.segments)
+    ]
+    beside = [
+        replace(
+            table.contention[0],
+            compute=kind,
+            compute_factor=compute_factor,
+            communication_factor=communication_factor,
+        )
+        for kind in (SegmentKind.ATTENTION, SegmentKind.MLP)
+    ]
+    found = explain(
+        [PlannedBatch(kind=BatchKind.PREFILL, num_tokens=size) for size in sizes],
+        3,
+        forwards=forwards_of(4),
+        topology=Topology(tp_size=2),
+        costs=CostModel(replace(table, segments=tuple(segments), contention=tuple(beside))),
+    )
+    assert found.makespan_ns <= 1.02 * found.serial_ns
