@@ -16,7 +16,9 @@ _AT_LEAST_ONE = (
     "max_sequences",
     "max_requests",
     "max_waiting_tokens",
-    "max_unread_tokens",
+)
+_LEAST_UNREAD_TOKENS = (
+    128  # gateways tell every 64 tokens what clients have taken; at fewer, samples would wait for ever
 )
 
 
@@ -85,6 +87,8 @@ class ControllerConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.max_unread_tokens < _LEAST_UNREAD_TOKENS:
+            raise ConfigError(f"--max-unread-tokens must be at least {_LEAST_UNREAD_TOKENS}")
         for name in ("lease_ttl_s", "join_limit_s", "profile_limit_s", "window_limit_s", "drain_limit_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"--{name.replace('_', '-')} must be a positive number of seconds")
