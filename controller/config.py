@@ -18,7 +18,7 @@ _AT_LEAST_ONE = (
     "max_waiting_tokens",
 )
 _LEAST_UNREAD_TOKENS = (
-    128  # gateways tell every 64 tokens what clients have taken; at fewer, samples would wait for ever
+    128  # gateways tell every 64 tokens what clients took; with fewer, samples would wait for ever
 )
 
 
