@@ -19,6 +19,7 @@ def exit_code_of(measure: Callable[[], None]) -> int:
     Args:
         measure: Raises LigerError for what people can mend, TimeoutError where a bound is over.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:

@@ -8,7 +8,7 @@ from liger.errors import ConfigError, UnavailableError
 
 @pytest.fixture(autouse=True)
 def signals_as_before():
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
@@ -48,3 +48,8 @@ def test_a_signal_ends_a_measurement_as_an_interrupt_does(number):
 
     assert exit_code_of(measure) == 130
     assert left
+
+
+def test_a_signal_ends_a_measurement_that_a_shell_began_in_the_background():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert exit_code_of(lambda: signal.raise_signal(signal.SIGTERM)) == 130
