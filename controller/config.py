@@ -17,9 +17,7 @@ _AT_LEAST_ONE = (
     "max_requests",
     "max_waiting_tokens",
 )
-_LEAST_UNREAD_TOKENS = (
-    128  # gateways tell every 64 tokens what clients took; with fewer, samples would wait for ever
-)
+_LEAST_UNREAD_TOKENS = 128  # gateways tell every 64 tokens what clients took; with fewer, samples would wait for ever
 
 
 @dataclass(frozen=True, kw_only=True)
