@@ -10,7 +10,7 @@ from worker.sampling.draw import Draw
 from worker.sampling.filters import is_filtered, needs_masses
 from worker.sampling.likelihood import likelihood_width
 
-_NUM_CANDIDATES: Final = 128  # of a shard, where top-k does not say
+_NUM_CANDIDATES: Final = 512  # of a shard, where top-k does not say
 
 
 class Kind(Enum):

@@ -1,6 +1,7 @@
 """Whatever the partition and the batch, what is drawn is what the plain sampler draws from the whole vocabulary."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,6 +15,14 @@ from tests.unit.worker.sampling.drawing import Ask, Ranks, ask, draw_often, draw
 from tests.unit.worker.sampling.plain_sampler import draw_plainly
 
 NEARLY_ONE = 1.0 - 2.0**-30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_candidates() -> Iterator[None]:
+    """Let vocabularies of some hundred tokens need the second exchange."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worker.sampling.forms._NUM_CANDIDATES", 128)
+        yield
 
 
 @st.composite
