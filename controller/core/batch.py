@@ -29,6 +29,7 @@ class Batch:
     entries: tuple[EncodeEntry, ...] = ()  # encode: one an input
     sequence_starts: tuple[Sequence, ...] = ()  # those whose row begins with this batch
     request_ids: frozenset[str] = frozenset()  # the requests that it advances
+    predicted_ns: float = 0.0  # of the ranks' time, from its first segment to its last
     position: int = 0  # segments published so far
     is_published: bool = False  # whether its start went out
 

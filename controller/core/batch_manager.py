@@ -5,6 +5,7 @@ starves. Inside a task, higher priority goes first, then first come first served
 """
 
 from collections import Counter
+from collections.abc import Collection
 from collections.abc import Sequence as Items
 
 from controller.core.batch import Batch
@@ -73,12 +74,16 @@ class BatchManager:
         return self._generation.is_decoding
 
     @property
-    def has_others(self) -> bool:
-        """Whether there is work of another kind than the batches in flight."""
-        kinds = {batch.kind for batch in self._in_flight}
-        ready = {BatchKind.ENCODE: bool(self._encoding.tasks), BatchKind.PREFILL: self._generation.has_prefill}
-        ready[BatchKind.DECODE] = self._generation.can_decode()
-        return any(has_work and kind not in kinds for kind, has_work in ready.items())
+    def absent_kinds(self) -> set[BatchKind]:
+        """Kinds of batches for which there is work, and none of which is in flight."""
+        kinds = set[BatchKind]()
+        if self._encoding.tasks:
+            kinds.add(BatchKind.ENCODE)
+        if self._generation.has_prefill:
+            kinds.add(BatchKind.PREFILL)
+        if self._generation.can_decode():
+            kinds.add(BatchKind.DECODE)
+        return kinds - {batch.kind for batch in self._in_flight}
 
     def add_samples(self, samples: Items[Sequence]) -> None:
         """Queue the samples of a request: the prompt is computed once, for all of them."""
@@ -108,18 +113,22 @@ class BatchManager:
         """Note how much of a sequence its client has."""
         self._generation.read(sequence, num_tokens)
 
-    def next_batch(self, slot: int, *, is_alone: bool = False) -> Batch | None:
+    def next_batch(
+        self, slot: int, kinds: Collection[BatchKind] = tuple(BatchKind), *, is_alone: bool = False
+    ) -> Batch | None:
         """Form the batch that should run next in a free slot, or None if nothing should.
 
         Args:
             slot: Its memory on the ranks.
+            kinds: What it may be.
             is_alone: Whether no other batch is in flight; what waits may then be split in two.
         """
         self._generation.admit()
         self.sharing.wake(*self._active())
-        ready = self._encoding.tasks | ({Task.GENERATE} if self._generation.has_work else set())
+        ready = self._encoding.tasks if BatchKind.ENCODE in kinds else set[Task]()
+        ready |= {Task.GENERATE} if self._generation.has_work else set()
         for task in self.sharing.in_turn(ready):
-            batch = self._generate(slot, is_alone) if task is Task.GENERATE else self._encode(slot, is_alone)
+            batch = self._generate(slot, kinds, is_alone) if task is Task.GENERATE else self._encode(slot, is_alone)
             if batch is not None:
                 self._last_batch_id += 1
                 self._in_flight.append(batch)
@@ -158,8 +167,8 @@ class BatchManager:
             kinds.add(BatchKind.DECODE)
         return tasks, kinds
 
-    def _generate(self, slot: int, is_alone: bool) -> Batch | None:
-        for kind in self.sharing.kinds_in_turn():
+    def _generate(self, slot: int, kinds: Collection[BatchKind], is_alone: bool) -> Batch | None:
+        for kind in filter(kinds.__contains__, self.sharing.kinds_in_turn()):
             if kind is BatchKind.DECODE:
                 others = self.has_waiting or any(each.kind is not kind for each in self._in_flight)
                 batch = self._generation.decode(self._last_batch_id + 1, slot, beside_others=others)

@@ -65,13 +65,12 @@ class DepthControl:
         self._beside = cache(self._tokens_beside)
         self._window_ns = window_ns
 
-    def depth(self, in_flight: Sequence[Batch], *, time_left_ns: float | None = None, is_mixed: bool = False) -> int:
+    def depth(self, in_flight: Sequence[Batch], *, time_left_ns: float | None = None) -> int:
         """Return how many batches may be in flight beside those that are.
 
         Args:
             in_flight: Batches with segments left, oldest first.
             time_left_ns: Until the nearest deadline among them; a batch that barely meets it runs alone.
-            is_mixed: Whether batches of other kinds wait; they take turns with these, window by window.
         """
         if self._strategy is Strategy.TENSOR or (self._strategy is Strategy.INTERLEAVED and self._costs is None):
             return 1
@@ -84,7 +83,7 @@ class DepthControl:
         if time_left_ns is not None and alone < time_left_ns < alone * 1.5:
             return len(in_flight)
         kinds = {batch.kind for batch in in_flight}
-        mixed = is_mixed or len(kinds) > 1 or BatchKind.DECODE in kinds  # unlike lengths fill each other's gaps
+        mixed = len(kinds) > 1 or BatchKind.DECODE in kinds  # unlike lengths fill each other's gaps
         return min(self._depths(oldest, version) + mixed, self.max_depth)
 
     def num_groups(self, num_sequences: int, context: int, *, beside_others: bool = False) -> int:

@@ -17,7 +17,7 @@ from controller.core.requests import EncodeWork, GenerateWork, Request
 from controller.core.sequence import samples_of
 from controller.core.settlement import Settlement
 from liger.digest import order_digest
-from liger.domain import Fence, FinishReason
+from liger.domain import BatchKind, Fence, FinishReason
 from liger.errors import (
     DeadlineError,
     DuplicateRequestError,
@@ -217,10 +217,12 @@ class Scheduler:
         return events, self._observer.acknowledged(outcome.number, report.timings)
 
     def _fill(self, now_ns: int) -> None:
-        while self._free_slots and len(self._in_flight) < self._depth.depth(
-            self._in_flight, time_left_ns=self._time_left_ns(now_ns), is_mixed=self._batches.has_others
-        ):
-            batch = self._batches.next_batch(self._free_slots[-1], is_alone=not self._in_flight)
+        while self._free_slots:
+            depth = self._depth.depth(self._in_flight, time_left_ns=self._time_left_ns(now_ns))
+            absent = self._batches.absent_kinds  # of each kind one may always be in flight, so that none waits long
+            is_full = len(self._in_flight) >= depth or len(self._free_slots) <= len(absent)
+            kinds = absent if self._in_flight and is_full else tuple(BatchKind)
+            batch = self._batches.next_batch(self._free_slots[-1], kinds, is_alone=not self._in_flight)
             if batch is None:
                 return
             self._free_slots.pop()

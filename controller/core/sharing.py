@@ -52,7 +52,7 @@ class VirtualTime(Generic[KeyT]):
 
     def expect(self, key: KeyT, ns: float) -> None:
         """Count what a batch in flight will take; negative when it has taken it."""
-        self._due[key] = max(0.0, self._due[key] + ns / self.weights[key])
+        self._due[key] += ns / self.weights[key]
 
     def serve(self, key: KeyT, ns: float) -> None:
         """Count what a class took; negative where less was taken than predicted."""
@@ -102,7 +102,8 @@ class Sharing:
 
     def formed(self, batch: Batch) -> None:
         """Count a batch that is in flight from now on."""
-        self._expect(batch, self._pace.batch_ns(batch.kind, batch.num_tokens))
+        batch.predicted_ns = self._pace.batch_ns(batch.kind, batch.num_tokens)
+        self._expect(batch, batch.predicted_ns)
 
     def published(self, batch: Batch, share: float) -> float:
         """Count a window's part of a batch as predicted, and return that.
@@ -111,7 +112,7 @@ class Sharing:
             batch: In flight.
             share: How much of its forward is in the window, 0 to 1.
         """
-        ns = share * self._pace.batch_ns(batch.kind, batch.num_tokens)
+        ns = share * batch.predicted_ns
         self._expect(batch, -ns)
         self._serve(batch, ns)
         return ns
