@@ -20,6 +20,7 @@ NAME: Final = "m"
 VOCAB_SIZE: Final = 403  # divided by neither 2 nor 3; a few ids more than the tokenizer has
 MAX_LENGTH: Final = 640
 BLOCK_SIZE: Final = 8
+POLL_S: Final = 0.01  # between two looks, so that those who look leave the machine to those who work
 NUM_LAYERS: Final = 3
 _KV_HEADS, _HEAD_DIM = 4, 4
 _SETTINGS: Final = {
@@ -36,9 +37,9 @@ _SETTINGS: Final = {
 Tokens = tuple[int, ...]
 
 
-def make_served_llama(folder: Path) -> PreTrainedModel:
+def make_served_llama(folder: Path, **changes: Any) -> PreTrainedModel:
     """Make the model, with heads and vocabulary that 3 ranks cannot share evenly, and its tokenizer in a folder."""
-    model = make_model(folder, "LlamaForCausalLM", _SETTINGS)
+    model = make_model(folder, "LlamaForCausalLM", {**_SETTINGS, **changes})
     (folder / "tokenizer.json").write_text(byte_level().to_str(), encoding="utf-8")
     return model
 
@@ -89,7 +90,7 @@ async def state_when(controller: str, holds: Callable[[GroupState], bool], limit
     """Ask for the one group's state until something holds of it, and return it."""
     async with asyncio.timeout(limit_s), open_channel(controller) as channel:
         while not holds(state := (await read_cluster(channel, limit_s)).groups[0]):
-            pass
+            await asyncio.sleep(POLL_S)
     return state
 
 
