@@ -89,7 +89,7 @@ async def state_of(controller: str) -> GroupState:
 async def state_when(controller: str, holds: Callable[[GroupState], bool], limit_s: float = 60.0) -> GroupState:
     """Ask for the one group's state until something holds of it, and return it."""
     async with asyncio.timeout(limit_s), open_channel(controller) as channel:
-        while not holds(state := (await read_cluster(channel, limit_s)).groups[0]):
+        while not holds(state := (await read_cluster(channel, limit_s)).groups[0]):  # noqa: ASYNC110 - of another process
             await asyncio.sleep(POLL_S)
     return state
 
