@@ -18,9 +18,10 @@ from typing import Final
 
 from controller.core.batch import Batch
 from controller.core.cost_model import EXCHANGES, CostModel, Shape
-from controller.core.interleave import InterleaveOptions, Interleaver, Situation, View
+from controller.core.interleave import Interleaver
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
+from controller.core.situation import InterleaveOptions, Situation, View
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.profile import ContentionSample, ProfileTable, SegmentSample
 from liger.schedule import BatchStart, DecodeRows, EncodeRows, PrefillRows, Segment

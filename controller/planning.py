@@ -11,12 +11,12 @@ from controller.core.block_manager import BlockManager
 from controller.core.cost_model import CostModel
 from controller.core.depth import DepthControl
 from controller.core.explain import explain
-from controller.core.interleave import InterleaveOptions
 from controller.core.limits import BatchLimits
 from controller.core.observer import Observer
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
 from controller.core.scheduler import Scheduler
+from controller.core.situation import MIXED_REACH, InterleaveOptions
 from controller.forming import Formed, num_slots
 from liger.domain import Fence, ModelCard
 from liger.errors import UnavailableError
@@ -95,7 +95,7 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
         max_depth=num_slots(config, topology),
         forwards=forwards,
         costs=costs,
-        window_ns=config.window_ms * 1e6,
+        window_ns=config.window_ms * 1e6 * MIXED_REACH,
     )
     blocks = BlockManager(num_blocks=min(each.num_blocks for each in joined), block_size=joined[0].block_size)
     limits = BatchLimits(

@@ -22,7 +22,8 @@ EXCHANGES: Final = frozenset({SegmentKind.ALL_REDUCE, SegmentKind.GATHER, Segmen
 _STEP: Final = 0.05  # share of an observed deviation that is believed
 _MOST_AT_ONCE: Final = 2.0  # an observation counts as at most so many times longer or shorter
 _MOST: Final = 4.0  # a correction is at most so large
-_HYSTERESIS: Final = 0.1  # a correction enters predictions when it has moved by so much
+_HYSTERESIS: Final = 0.15  # a correction enters predictions when it has moved by so much
+_RENEW_EVERY: Final = 64  # windows, at least, between two versions: plans are cached by version
 _NUM_WINDOWS: Final = 256  # over which the error is taken
 _LEAST_NS: Final = 1.0
 
@@ -56,6 +57,7 @@ class CostModel:
     def __init__(self, table: ProfileTable) -> None:
         self.table = table
         self.version = 1
+        self._since_renewal = _RENEW_EVERY  # the first comes soon
         self._curves = _curves(table.segments)
         self._learnt: defaultdict[Key, _Learnt] = defaultdict(_Learnt)
         self._errors: deque[float] = deque(maxlen=_NUM_WINDOWS)
@@ -94,12 +96,19 @@ class CostModel:
             self._errors.append(abs(predicted_ns - measured_ns) / measured_ns)
 
     def renew(self) -> bool:
-        """Let corrections that have moved far enough enter predictions; return whether any did."""
+        """Let corrections that have moved far enough enter predictions, now and then; return whether any did.
+
+        Called once a window.
+        """
+        self._since_renewal += 1
+        if self._since_renewal < _RENEW_EVERY:
+            return False
         moved = [one for one in self._learnt.values() if abs(log(one.pending / one.active)) > _HYSTERESIS]
         if not moved:
             return False
         for one in self._learnt.values():
             one.active = one.pending
+        self._since_renewal = 0
         self.version += 1
         return True
 

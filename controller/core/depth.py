@@ -41,7 +41,7 @@ class DepthControl:
         max_depth: Slots on the ranks.
         forwards: What each kind of batch runs.
         costs: Predicts durations; None where nothing was measured.
-        window_ns: How long a window is.
+        window_ns: How long a window is while sequences decode beside other work.
     """
 
     def __init__(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel
-from controller.core.interleave import InterleaveOptions
 from controller.core.plan import Forwards, Plan, Strategy, Topology, lane_span
 from controller.core.planner import Planner
+from controller.core.situation import InterleaveOptions
 from liger.domain import BatchKind, Lane
 from liger.errors import InvalidRequestError
 from liger.schedule import BatchRows, BatchStart, DecodeRows, EncodeRows, PrefillRows, Step, StepSpan

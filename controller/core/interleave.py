@@ -9,53 +9,20 @@ segments, and contention is measured for each pair.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from math import ceil
 from typing import Final
 
 from controller.core.cost_model import CostModel, Shape
-from controller.core.layout import Job, Layout, Placed, Task, lay_out
+from controller.core.layout import WIDTH, Job, Layout, Placed, Task, lay_out
 from controller.core.pieces import WHOLE, Part, Pieces, cut, may_end_before
 from controller.core.plan import Cut, Expected, Forwards, Topology
+from controller.core.situation import LONE_REACH, REACHES, InterleaveOptions, Situation, View
 from liger.digest import pattern_digest
 from liger.domain import Lane, SegmentKind
 from liger.schedule import Pattern, Segment, Step
 
 _LAYER: Final = (SegmentKind.ATTENTION, SegmentKind.ALL_REDUCE, SegmentKind.MLP, SegmentKind.ALL_REDUCE)
-_LONE: Final = 5.0  # a batch that is alone in flight goes so many times further in a window
 _MAX_LAYERS_CARRIED: Final = 4  # of the primary; what a lane is behind when a window begins is less
-
-
-class Situation(Enum):
-    """What a window is planned for."""
-
-    USUAL = auto()
-    LONE = auto()  # one batch is in flight, and nothing waits
-    PRESSED = auto()  # more waits than fits in flight, so that throughput decides how long requests take
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InterleaveOptions:
-    """What a plan may do."""
-
-    slack: float = 0.05  # how much longer the primary may take than alone, as a share
-    pressed_slack: float = 0.5  # likewise, while more waits than fits in flight
-    window_ns: float = 20e6  # a window takes the primary so far, in whole layers
-    least_gain: float = 0.03  # what is less simple must gain more: over the primary alone, over whole segments
-    least_lone_gain: float = 0.1  # the same for a batch that runs alone: what it can win is little, and less certain
-    least_piece_tokens: int = 128  # of a decomposed MLP
-    least_exchanged_tokens: int = 64  # of a decomposed exchange
-    least_lone_tokens: int = 512  # a batch that runs alone is decomposed from here on
-    max_pieces: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """One batch in flight, as the search sees it."""
-
-    shape: Shape
-    position: int  # in its forward
-    ready: float  # ns until its next segment may begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +86,18 @@ class Interleaver:
                 best, most = found, progress
         return self._to_cut(*best)
 
+    def quick_cut(self, views: Sequence[View], free: Sequence[float], situation: Situation = Situation.USUAL) -> Cut:
+        """Return a window at a small part of the cost of `cut`: whole segments, each as soon as it may run."""
+        bounds = self._bounds(situation)
+        alone = self._window([self._primary(views[0], WHOLE, bounds)], free, bounds, width=1)
+        found = self._filled(views, (WHOLE,) * len(views), bounds, free, width=1)
+        gains = self._progress(*found) > self._progress(*alone) * (1 + self._options.least_gain)
+        return self._to_cut(*(found if gains else alone))
+
     def _bounds(self, situation: Situation) -> _Bounds:
         options = self._options
         slack = max(options.slack, options.pressed_slack) if situation is Situation.PRESSED else options.slack
-        return _Bounds(slack, options.window_ns * (_LONE if situation is Situation.LONE else 1.0))
+        return _Bounds(slack, options.window_ns * REACHES.get(situation, 1.0))
 
     def layer_ns(self, shape: Shape) -> float:
         """Return how long one layer takes alone."""
@@ -133,7 +108,7 @@ class Interleaver:
         reach_ns = (
             2
             * (1 + max(self._options.slack, self._options.pressed_slack))
-            * (_LONE * self._options.window_ns + _MAX_LAYERS_CARRIED * self.layer_ns(primary))
+            * (LONE_REACH * self._options.window_ns + _MAX_LAYERS_CARRIED * self.layer_ns(primary))
         )
         return len(_LAYER) * ceil(reach_ns / self._busiest_ns(shape) + 1)
 
@@ -172,7 +147,12 @@ class Interleaver:
         return ceil(duration_ns / gap_ns) if duration_ns < most * gap_ns else most
 
     def _filled(
-        self, views: Sequence[View], pieces: Sequence[Pieces], bounds: _Bounds, free: Sequence[float]
+        self,
+        views: Sequence[View],
+        pieces: Sequence[Pieces],
+        bounds: _Bounds,
+        free: Sequence[float],
+        width: int = WIDTH,
     ) -> tuple[list[_Run], Layout]:
         """Let the younger batches go as far as they get while the primary runs its part of the window."""
         primary = self._primary(views[0], pieces[0], bounds, views[1:])
@@ -184,10 +164,10 @@ class Interleaver:
         ]
         draft = self._window([primary, *others], free, bounds, width=1)[1]
         kept = [run.keep(_whole_parts(run, draft, place)) for place, run in enumerate(others, 1)]
-        return self._window([primary, *_started_in_turn(kept)], free, bounds)
+        return self._window([primary, *_started_in_turn(kept)], free, bounds, width)
 
     def _window(
-        self, runs: list[_Run], free: Sequence[float], bounds: _Bounds, width: int = 6
+        self, runs: list[_Run], free: Sequence[float], bounds: _Bounds, width: int = WIDTH
     ) -> tuple[list[_Run], Layout]:
         jobs = [run.job() for run in runs]
         return runs, lay_out(jobs, num_lanes=len(free), slack=bounds.slack, free=free, width=width)

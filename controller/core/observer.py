@@ -20,7 +20,6 @@ _RECENT_WINDOWS: Final = 256  # for what is shown
 @dataclass(frozen=True, slots=True)
 class _Note:
     plan: Plan
-    seen: int  # version of the costs it was planned with
 
 
 class Observer:
@@ -60,7 +59,7 @@ class Observer:
     def published(self, number: int, plan: Plan) -> None:
         """Remember what a window's steps are."""
         self._mixes.append(tuple(sorted(batch.kind for batch in plan.batches)))
-        self._notes[number] = _Note(plan, self._costs.version if self._costs is not None else 0)
+        self._notes[number] = _Note(plan)
         if len(self._notes) > _KEPT_WINDOWS:
             self._notes.popitem(last=False)
 
@@ -93,7 +92,7 @@ class Observer:
         return lane_span(batch, segment, step, span, rank=rank)
 
     def _learn(self, note: _Note, span: StepSpan, kind: BatchKind, segment: SegmentKind, lane: Lane) -> None:
-        if self._costs is None or not note.plan.cut.expected or note.seen != self._costs.version:
+        if self._costs is None or not note.plan.cut.expected or note.plan.cut.version != self._costs.version:
             return
         if span.window % _LEARN_EVERY != 1:
             return

@@ -60,6 +60,8 @@ class Cut:
     predicted_ns: float = 0.0  # until the next window can go on; 0 without a cost model
     ready: tuple[float, ...] = ()  # ns after that until each batch in flight may go on
     free: tuple[float, ...] = ()  # ns after that until each lane is free
+    version: int = 0  # of the costs
+    is_hasty: bool = False  # a search may find better
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,19 +2,21 @@
 
 The search (`interleave`) works on sizes rounded to buckets and on times rounded to parts of a millisecond or more, and
 segments are named by their distance from where a batch stands; so its results are few, and cached. A cold one is
-searched for only while the ranks have work for longer than the search takes; else the oldest batch goes on alone, and
-the search comes later, off the critical path (`next_cold`, `find`, `keep`).
+searched for only while the ranks have work for longer than the search takes; else a hasty one does, or the primary goes
+on alone, and the search comes later, off the critical path (`next_cold`, `find`, `keep`). So it is with one that was
+found for costs which have changed since: its order is still good.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from math import ceil, log2
 from typing import Final
 
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel, Shape
-from controller.core.interleave import InterleaveOptions, Interleaver, Situation, View
+from controller.core.interleave import Interleaver
 from controller.core.plan import (
     Cut,
     Forwards,
@@ -25,17 +27,19 @@ from controller.core.plan import (
     one_stage_each,
     whole_forward,
 )
+from controller.core.situation import InterleaveOptions, Situation, View
 from liger.domain import BatchKind, SegmentKind
 
 MAX_CACHED: Final = 4096  # cuts
 MAX_COLD: Final = 64  # keys that wait for their search
 SEARCH_NS: Final = 80e6  # several times what a search takes (bench.planner): ranks may share the controller's cores
+HASTE_NS: Final = 12e6  # likewise a hasty one
 
 _PARTS_OF_A_LAYER: Final = 4  # times are rounded to such parts of the primary's layer
 _MAX_PARTS: Final = 16
 
-Key = tuple[tuple[View, ...], tuple[float, ...], int, Situation]
-"""Batches in flight, when lanes are free, version of the costs, what is planned for."""
+Key = tuple[tuple[View, ...], tuple[float, ...], Situation]
+"""Batches in flight, when lanes are free, what is planned for."""
 
 
 class Planner:
@@ -103,22 +107,18 @@ class Planner:
 
     def next_cold(self) -> Key | None:
         """Return the latest that a window was planned for without the search that it deserves, or None."""
-        while self._cold:
-            key = next(reversed(self._cold))
-            if key[2] == self._version():
-                return key
-            del self._cold[key]  # costs have changed meanwhile
-        return None
+        return next(reversed(self._cold), None)
 
     def find(self, key: Key) -> Cut:
         """Search for a window; changes nothing, so that it may run on another thread."""
         assert self._interleaver is not None, "only interleaved windows are searched for"
-        views, free, _, situation = key
-        return self._interleaver.cut(views, free, situation)
+        version = self._version()
+        return replace(self._interleaver.cut(*key), version=version)
 
     def keep(self, key: Key, cut: Cut) -> None:
         """Keep what was found."""
         self._cuts[key] = cut
+        self._cuts.move_to_end(key)
         self._cold.pop(key, None)
         self._seen.pop(key, None)
         if len(self._cuts) > MAX_CACHED:
@@ -126,15 +126,22 @@ class Planner:
 
     def _cached(self, key: Key, backlog_ns: float) -> Cut:
         cut = self._cuts.get(key)
-        if cut is not None:
+        if cut is not None and not cut.is_hasty and cut.version == self._version():
             self._cuts.move_to_end(key)
             return cut
-        views, free, version, _ = key
-        if len(views) > 1 and backlog_ns < SEARCH_NS:
-            self._missed(key)
-            return self._cached((views[:1], free, version, Situation.USUAL), backlog_ns)
-        cut = self.find(key)
-        self.keep(key, cut)
+        views, free, situation = key
+        if backlog_ns >= SEARCH_NS or (len(views) == 1 and cut is None):
+            cut = self.find(key)
+            self.keep(key, cut)
+            return cut
+        self._missed(key)
+        if cut is not None:
+            return cut
+        if backlog_ns < HASTE_NS:
+            return self._cached((views[:1], free, Situation.USUAL), backlog_ns)
+        assert self._interleaver is not None, "interleaved windows have costs"
+        hasty = self._interleaver.quick_cut(views, free, situation)
+        self._cuts[key] = cut = replace(hasty, version=self._version(), is_hasty=True)
         return cut
 
     def _missed(self, key: Key) -> None:
@@ -155,7 +162,10 @@ class Planner:
         )
         free = tuple(_rounded(each, unit_ns) for each in self._free) or (0.0,) * (2 * self.topology.pp_size)
         situation = Situation.LONE if len(views) == 1 and not is_pressed else Situation.USUAL
-        return views, free, self.costs.version, Situation.PRESSED if is_pressed else situation
+        kinds = {shape.kind for shape in shapes}
+        if BatchKind.DECODE in kinds and len(kinds) > 1:
+            return views, free, Situation.MIXED
+        return views, free, Situation.PRESSED if is_pressed else situation
 
     def _place(self, shape: Shape, primary: Shape, batch: Batch) -> int:
         return self._canonical(batch.kind, batch.position, self._ahead(shape, primary, self._version()))

@@ -3,9 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.cost_model import CostModel
-from controller.core.interleave import Interleaver, Situation
+from controller.core.interleave import Interleaver
 from controller.core.plan import Strategy, Topology
-from controller.core.planner import MAX_CACHED, MAX_COLD, SEARCH_NS, Planner
+from controller.core.planner import HASTE_NS, MAX_CACHED, MAX_COLD, SEARCH_NS, Planner
+from controller.core.situation import Situation
 from liger.domain import BatchKind, Lane, SegmentKind
 from tests.support.driven_plans import batch_of, drive, planner_of, search_cold
 from tests.support.forwards import forwards_of
@@ -68,17 +69,28 @@ def test_one_pattern_serves_many_layers_of_a_deep_model(searches):
 def test_with_too_little_backlog_the_oldest_goes_on_alone_and_the_search_comes_later(searches):
     planner = planner_of(made_profile(), 12)
     in_flight = three()
-    plan = planner.plan(in_flight, backlog_ns=SEARCH_NS / 2, is_idle=True)
+    plan = planner.plan(in_flight, backlog_ns=HASTE_NS / 2, is_idle=True)
     assert plan.batches == (in_flight[0],)
     assert searches == [1]
     assert not search_cold(planner), "it may never come again"
-    assert planner.plan(in_flight, backlog_ns=SEARCH_NS / 2, is_idle=True).batches == plan.batches
+    assert planner.plan(in_flight, backlog_ns=HASTE_NS / 2, is_idle=True).batches == plan.batches
     assert search_cold(planner)
     assert searches == [1, 3]
     assert not search_cold(planner), "nothing else is cold"
     warm = planner.plan(in_flight, backlog_ns=0.0, is_idle=True)
     assert len(warm.batches) > 1
     assert searches == [1, 3]
+
+
+def test_with_some_backlog_a_hasty_plan_does_until_the_search_is_made(searches):
+    planner = planner_of(made_profile(), 12)
+    hasty = planner.plan(three(), backlog_ns=HASTE_NS, is_idle=True)
+    assert hasty.cut.is_hasty
+    assert len(hasty.batches) > 1
+    planner.plan(three(), backlog_ns=HASTE_NS, is_idle=True)
+    assert searches == []
+    assert search_cold(planner)
+    assert not planner.plan(three(), backlog_ns=0.0, is_idle=True).cut.is_hasty
 
 
 def test_with_enough_backlog_the_search_is_made_at_once(searches):
@@ -101,6 +113,8 @@ def test_new_costs_are_planned_with(searches):
     for _ in range(300):
         planner.costs.observe(BatchKind.ENCODE, SegmentKind.MLP, 1e6, 3e6)
     assert planner.costs.renew()
+    planner.plan(three(), is_idle=True)
+    assert searches == [3], "what was found is still a good order"
     planner.plan(three(), backlog_ns=LONG, is_idle=True)
     assert searches == [3, 3]
 
@@ -117,7 +131,7 @@ def test_caches_are_bounded():
 def test_what_was_found_first_is_forgotten_first():
     planner = planner_of(made_profile(), 1)
     cut = planner.plan([batch_of(1, BatchKind.DECODE, 1)], is_idle=True).cut
-    keys = [((), (float(number),), 1, Situation.USUAL) for number in range(MAX_CACHED + 1)]
+    keys = [((), (float(number),), Situation.USUAL) for number in range(MAX_CACHED + 1)]
     for key in keys:
         planner.keep(key, cut)
     assert keys[0] not in planner._cuts
