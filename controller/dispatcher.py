@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from controller.codec.ranks import encode_pattern, encode_window
 from controller.core.plan import Topology
-from controller.core.scheduler import WindowReport
+from controller.core.window_report import WindowReport
 from controller.rank_link import RankLink
 from liger.digest import launch_digest, order_digest
 from liger.domain import Fence

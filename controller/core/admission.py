@@ -55,8 +55,8 @@ def check_room(request: Request, num_requests: int, limits: SchedulerLimits, bat
 def check_deadline(request: Request, now_ns: int, batches: BatchManager) -> None:
     """Refuse a request that cannot meet its deadline, as far as the ranks' pace is known.
 
-    What is predicted is the least: what waits before it of the same task, its own inputs or prompt, the tokens that it
-    must make.
+    What is predicted is the least: what waits before it of the same task and priority, its own inputs or prompt, the
+    tokens that it must make.
 
     Raises:
         DeadlineError: It could not even alone.
@@ -74,7 +74,7 @@ def check_deadline(request: Request, now_ns: int, batches: BatchManager) -> None
         raise DeadlineError(
             f"this takes about {own_ns / 1e9:.2g} s, and {max(left_ns, 0) / 1e9:.2g} s are left; allow more time"
         )
-    ahead_ns = pace.batch_ns(kind, batches.num_tokens_ahead(request.task))
+    ahead_ns = pace.tokens_ns(kind, batches.num_tokens_ahead(request.task, request.priority))
     if ahead_ns + own_ns > left_ns:
         raise OverloadedError(
             f"what waits before this takes about {ahead_ns / 1e9:.2g} s, and {left_ns / 1e9:.2g} s are left; try again",

@@ -28,6 +28,7 @@ class Batch:
     sequences: tuple[Sequence, ...] = ()  # prefill: one a chunk, each followed by its forks; decode: one a row
     entries: tuple[EncodeEntry, ...] = ()  # encode: one an input
     sequence_starts: tuple[Sequence, ...] = ()  # those whose row begins with this batch
+    copied: tuple[int, ...] = ()  # KV blocks that it copies, held until its start is published
     request_ids: frozenset[str] = frozenset()  # the requests that it advances
     predicted_ns: float = 0.0  # of the ranks' time, from its first segment to its last
     position: int = 0  # segments published so far

@@ -58,10 +58,11 @@ class BatchManager:
         """Tokens of prompts and inputs that wait to be computed."""
         return self._generation.num_tokens_to_prefill + self._encoding.num_queued_tokens
 
-    def num_tokens_ahead(self, task: Task) -> int:
-        """Return the tokens that wait before a new request of a task."""
-        is_generation = task is Task.GENERATE
-        return self._generation.num_tokens_to_prefill if is_generation else self._encoding.num_queued_tokens
+    def num_tokens_ahead(self, task: Task, priority: int) -> int:
+        """Return the tokens that are computed before those of a new request."""
+        if task is Task.GENERATE:
+            return self._generation.num_tokens_ahead(priority)
+        return self._encoding.num_tokens_ahead(task, priority)
 
     @property
     def has_waiting(self) -> bool:
@@ -79,11 +80,7 @@ class BatchManager:
         kinds = set[BatchKind]()
         if self._encoding.tasks:
             kinds.add(BatchKind.ENCODE)
-        if self._generation.has_prefill:
-            kinds.add(BatchKind.PREFILL)
-        if self._generation.can_decode():
-            kinds.add(BatchKind.DECODE)
-        return kinds - {batch.kind for batch in self._in_flight}
+        return (kinds | self._generation.ready_kinds) - {batch.kind for batch in self._in_flight}
 
     def add_samples(self, samples: Items[Sequence]) -> None:
         """Queue the samples of a request: the prompt is computed once, for all of them."""
@@ -126,7 +123,7 @@ class BatchManager:
         self._generation.admit()
         self.sharing.wake(*self._active())
         ready = self._encoding.tasks if BatchKind.ENCODE in kinds else set[Task]()
-        ready |= {Task.GENERATE} if self._generation.has_work else set()
+        ready |= {Task.GENERATE} if self._generation.ready_kinds else set()
         for task in self.sharing.in_turn(ready):
             batch = self._generate(slot, kinds, is_alone) if task is Task.GENERATE else self._encode(slot, is_alone)
             if batch is not None:
@@ -135,6 +132,10 @@ class BatchManager:
                 self.sharing.formed(batch)
                 return batch
         return None
+
+    def started(self, batch: Batch) -> None:
+        """Let go of what a batch held until its start was published."""
+        self.memory.told(batch.copied)
 
     def published(self, batch: Batch) -> None:
         """Let the sequences of a batch go on: its last segment is published."""
@@ -155,22 +156,17 @@ class BatchManager:
         )
 
     def _active(self) -> tuple[set[Task], set[BatchKind]]:
-        """Return the tasks with work, and of generation the kinds of batches."""
-        flying = self._in_flight
-        tasks = self._encoding.tasks | {task for batch in flying for task in batch.tasks}
-        kinds: set[BatchKind] = {batch.kind for batch in flying} - {BatchKind.ENCODE}
-        if self._generation.has_work:
-            tasks.add(Task.GENERATE)
-        if self._generation.has_prefill:
-            kinds.add(BatchKind.PREFILL)
-        if self._generation.is_decoding:
-            kinds.add(BatchKind.DECODE)
-        return tasks, kinds
+        """Return the tasks that run or could, and of generation the kinds of batches; what cannot claims nothing."""
+        tasks = self._encoding.tasks | {task for batch in self._in_flight for task in batch.tasks}
+        flying = {batch.kind for batch in self._in_flight} - {BatchKind.ENCODE}
+        kinds = flying | self._generation.ready_kinds
+        return tasks | ({Task.GENERATE} if kinds else set()), kinds
 
     def _generate(self, slot: int, kinds: Collection[BatchKind], is_alone: bool) -> Batch | None:
         for kind in filter(kinds.__contains__, self.sharing.kinds_in_turn()):
             if kind is BatchKind.DECODE:
-                others = self.has_waiting or any(each.kind is not kind for each in self._in_flight)
+                others = bool(self._encoding.tasks) or BatchKind.PREFILL in self._generation.ready_kinds
+                others |= any(each.kind is not kind for each in self._in_flight)
                 batch = self._generation.decode(self._last_batch_id + 1, slot, beside_others=others)
             else:
                 splits = self._generation.num_prefilling > 1  # one prompt's chunks follow one another

@@ -18,6 +18,7 @@ class _Asked:
     """A discriminative request, as its queued inputs see it."""
 
     task: Task
+    priority: int
     num_queued: int
     num_queued_tokens: int
     is_dropped: bool = False
@@ -45,6 +46,7 @@ class Encoding:
         self._pace = pace
         self._queues: dict[Task, PriorityQueue[_Waiting]] = {task: PriorityQueue() for task in Task}
         self._asked: dict[str, _Asked] = {}  # requests with queued inputs
+        self._queued_tokens: Counter[tuple[Task, int]] = Counter()  # by task and minus the priority
 
     @property
     def tasks(self) -> set[Task]:
@@ -54,12 +56,19 @@ class Encoding:
     def add(self, request_id: str, task: Task, items: Items[EncodeItem], priority: int, opened: int) -> None:
         """Queue the inputs of a request, the one that was `opened` then."""
         num_tokens = sum(len(item.token_ids) for item in items)
-        asked = self._asked[request_id] = _Asked(task, len(items), num_tokens)
+        asked = self._asked[request_id] = _Asked(task, priority, len(items), num_tokens)
         self.num_queued_tokens += num_tokens
         self.num_queued[task] += len(items)
+        self._queued_tokens[task, -priority] += num_tokens
         for number, item in enumerate(items):
             entry = EncodeEntry(request_id=request_id, item=number, opened=opened)
             self._queues[task].push(_Waiting(entry=entry, item=item, asked=asked), (-priority, opened, number))
+
+    def num_tokens_ahead(self, task: Task, priority: int) -> int:
+        """Return the tokens that wait of a task, and go before a new input."""
+        return sum(
+            tokens for (other, order), tokens in self._queued_tokens.items() if other is task and order <= -priority
+        )
 
     def drop(self, request_id: str) -> None:
         """Forget the inputs that wait of a request."""
@@ -67,7 +76,10 @@ class Encoding:
         if asked is not None:
             self.num_queued_tokens -= asked.num_queued_tokens
             self.num_queued[asked.task] -= asked.num_queued
+            self._queued_tokens[asked.task, -asked.priority] -= asked.num_queued_tokens
             asked.is_dropped = True  # what is queued is skipped when its turn comes
+            if len(self._queues[asked.task]) > 2 * self.num_queued[asked.task]:
+                self._queues[asked.task].keep(lambda waiting: not waiting.asked.is_dropped)
 
     def batch(self, batch_id: int, slot: int, *, enough: int, most: int) -> Batch | None:
         """Form a batch of about `enough` and at most `most` tokens from all tasks' inputs; None if there are none.
@@ -103,6 +115,7 @@ class Encoding:
         length = len(waiting.item.token_ids)
         self.num_queued_tokens -= length
         self.num_queued[task] -= 1
+        self._queued_tokens[task, -waiting.asked.priority] -= length
         waiting.asked.num_queued -= 1
         waiting.asked.num_queued_tokens -= length
         if waiting.asked.num_queued == 0:

@@ -1,6 +1,8 @@
 """The sequences of one group: which wait, which run, and what their next batches are (continuous batching)."""
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from controller.core.batch import Batch
 from controller.core.limits import BatchLimits, Sizing
@@ -8,6 +10,9 @@ from controller.core.queues import PriorityQueue
 from controller.core.rows import Chunk, decode_batch, prefill_batch
 from controller.core.sequence import Sequence, SequenceState
 from controller.core.sequence_memory import Appends, SequenceMemory
+from liger.domain import BatchKind
+
+_MOST_LATER: Final = 64  # sequences that are passed over when others are admitted
 
 
 class Generation:
@@ -28,6 +33,8 @@ class Generation:
         self._parked: list[Sequence] = []  # preempted while their clients were far behind
         self._prefilling: list[Sequence] = []
         self._num_decoding = 0  # decode batches with segments to publish
+        self._num_dead = 0  # in the queue
+        self._queued_tokens: Counter[int] = Counter()  # by minus the priority
 
     @property
     def running(self) -> list[Sequence]:
@@ -37,13 +44,19 @@ class Generation:
     @property
     def num_waiting(self) -> int:
         """Sequences that hold nothing yet."""
-        queued = sum(1 + len(each.followers) for each in self._waiting if each.is_queued)
-        return queued + sum(len(each.followers) for each in self._prefilling) + len(self._parked)
+        leaders = [*(each for each in self._waiting if each.is_queued), *self._parked, *self._memory.preempted]
+        followers = [each for leader in (*leaders, *self._live_prefills()) for each in leader.followers]
+        return len(leaders) + sum(each.state is SequenceState.WAITING for each in followers)
 
     @property
     def num_tokens_to_prefill(self) -> int:
         """Tokens that wait to be computed by chunks."""
         return self.num_queued_tokens + sum(each.num_to_prefill - each.num_prefilled for each in self._live_prefills())
+
+    def num_tokens_ahead(self, priority: int) -> int:
+        """Return the tokens that are computed by chunks before those of a new prompt."""
+        queued = sum(tokens for order, tokens in self._queued_tokens.items() if order <= -priority)
+        return queued + self.num_tokens_to_prefill - self.num_queued_tokens
 
     @property
     def num_prefilling(self) -> int:
@@ -55,11 +68,6 @@ class Generation:
         """Whether prompts wait for a batch."""
         return self.num_queued_tokens > 0 or any(each.needs_prefill for each in self._prefilling)
 
-    @property
-    def has_work(self) -> bool:
-        """Whether any sequence waits or runs."""
-        return bool(self.num_queued_tokens or self._memory.running or self._parked)
-
     def add(self, leader: Sequence, followers: list[Sequence]) -> None:
         """Queue the samples of a request; followers begin with the leader's first token."""
         leader.followers = followers
@@ -68,8 +76,11 @@ class Generation:
     def ended(self, sequence: Sequence) -> None:
         """Forget a sequence whose end is known; what it holds comes back once its batches are acknowledged."""
         if sequence.is_queued:
-            sequence.is_queued = False
-            self.num_queued_tokens -= sequence.num_known
+            self._unqueue(sequence)
+            self._num_dead += 1
+            if self._num_dead > len(self._waiting) // 2:
+                self._waiting.keep(lambda each: each.is_queued)
+                self._num_dead = 0
         for waiting in (self._parked, self._memory.preempted):
             if sequence in waiting:
                 waiting.remove(sequence)
@@ -96,16 +107,21 @@ class Generation:
                 self._parked.append(sequence)
             else:
                 self._queue(sequence)
-        while self._waiting:
+        later: list[Sequence] = []  # what they begin with is being computed: they will find it
+        while self._waiting and len(later) < _MOST_LATER:
             sequence = self._waiting.peek()
-            while sequence.is_queued and not self._memory.admit(sequence):
-                if not self._displace():
-                    return
-            self._waiting.pop()
-            if sequence.is_queued:
-                sequence.is_queued = False
-                self.num_queued_tokens -= sequence.num_known
+            if not sequence.is_queued:
+                self._waiting.pop()
+                self._num_dead -= 1
+            elif self._memory.is_being_computed(sequence):
+                later.append(self._waiting.pop())
+            elif self._memory.admit(sequence):
+                self._unqueue(self._waiting.pop())
                 self._prefilling.append(sequence)
+            elif not self._displace():
+                break
+        for sequence in later:
+            self._waiting.push(sequence, sequence.order)
 
     def prefill(self, batch_id: int, slot: int, *, enough: int, most: int) -> Batch | None:
         """Form a batch of chunks, of about `enough` and at most `most` tokens; None if there is nothing to do now."""
@@ -124,7 +140,7 @@ class Generation:
             chunks.append(Chunk(sequence=sequence, start=start, stop=stop, forks=tuple(forks)))
             for each in (sequence, *forks):
                 _join(each)
-        return prefill_batch(batch_id, slot, chunks, appends.done()) if chunks else None
+        return prefill_batch(batch_id, slot, chunks, appends) if chunks else None
 
     def decode(self, batch_id: int, slot: int, *, beside_others: bool) -> Batch | None:
         """Form a batch of the next token of each sequence that can go on; None if none should now."""
@@ -139,7 +155,7 @@ class Generation:
                 taken.append(sequence)
         if not taken:
             return None
-        batch = decode_batch(batch_id, slot, taken, appends.done())
+        batch = decode_batch(batch_id, slot, taken, appends)
         for sequence in taken:
             sequence.num_drawn += 1
             _join(sequence)
@@ -156,8 +172,14 @@ class Generation:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether any sequence has tokens left to draw and its prompt behind it."""
-        return any(sequence.is_decoding for sequence in self._memory.running)
+        """Whether any sequence decodes now or can."""
+        return self._num_decoding > 0 or self.can_decode()
+
+    @property
+    def ready_kinds(self) -> set[BatchKind]:
+        """Kinds of batches that could be formed; what is queued may have no memory, and counts only once it runs."""
+        kinds = {BatchKind.PREFILL} if any(each.needs_prefill for each in self._prefilling) else set[BatchKind]()
+        return kinds | ({BatchKind.DECODE} if self.can_decode() else set())
 
     def _reserve(self, sequence: Sequence, start: int, stop: int, appends: Appends) -> bool:
         """Get the blocks for some of a sequence's tokens, also of sequences that wait for their clients."""
@@ -188,8 +210,15 @@ class Generation:
 
     def _queue(self, sequence: Sequence) -> None:
         sequence.is_queued = True
-        self.num_queued_tokens += sequence.num_known
+        sequence.num_queued_tokens = self._memory.num_to_compute(sequence)
+        self.num_queued_tokens += sequence.num_queued_tokens
+        self._queued_tokens[sequence.order[0]] += sequence.num_queued_tokens
         self._waiting.push(sequence, sequence.order)
+
+    def _unqueue(self, sequence: Sequence) -> None:
+        sequence.is_queued = False
+        self.num_queued_tokens -= sequence.num_queued_tokens
+        self._queued_tokens[sequence.order[0]] -= sequence.num_queued_tokens
 
     def _decodable(self) -> Iterator[Sequence]:
         return (
@@ -212,7 +241,7 @@ class Generation:
         """Return how many of the sequences that could decode now should, so that all run in as many batches as pay."""
         if self._sizing is None:
             return len(free)
-        total = sum(sequence.is_decoding for sequence in self._memory.running)
+        total = sum(each.is_decoding and not self._is_far_ahead(each) for each in self._memory.running)
         context = sum(sequence.next_position for sequence in free) // len(free)
         num_groups = self._sizing.num_groups(total, context, beside_others=beside_others)
         if self._num_decoding >= num_groups:

@@ -48,7 +48,7 @@ class Entry:
             exposed_ns=self.exposed_ns,
             depth=self.depth,
             num_cached_tokens=num_cached,
-            saved_prefill_ns=round(pace.batch_ns(BatchKind.PREFILL, num_cached)) if num_cached else 0,
+            saved_prefill_ns=round(pace.share_ns(BatchKind.PREFILL, num_cached)),
         )
 
 

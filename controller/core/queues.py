@@ -1,7 +1,7 @@
 """A queue in which what has the lower order goes first, and of equals what came first."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -31,6 +31,11 @@ class PriorityQueue(Generic[ItemT]):
     def pop(self) -> ItemT:
         """Return the item that goes next and take it off."""
         return heapq.heappop(self._heap)[2]
+
+    def keep(self, is_wanted: Callable[[ItemT], bool]) -> None:
+        """Drop all items but those that are wanted."""
+        self._heap = [entry for entry in self._heap if is_wanted(entry[2])]
+        heapq.heapify(self._heap)
 
     def __iter__(self) -> Iterator[ItemT]:
         return (item for _, _, item in self._heap)

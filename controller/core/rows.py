@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from controller.core.batch import Batch
 from controller.core.requests import EncodeItem
 from controller.core.sequence import Sequence
+from controller.core.sequence_memory import Appends
 from liger.domain import BatchKind
-from liger.schedule import BatchRows, BatchStart, BlockAppends, DecodeRows, EncodeRows, PrefillRows
+from liger.schedule import BatchRows, BatchStart, DecodeRows, EncodeRows, PrefillRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ def start_of(batch_id: int, kind: BatchKind, slot: int, rows: BatchRows) -> Batc
     return BatchStart(batch_id=batch_id, kind=kind, slot=slot, rows=rows)
 
 
-def prefill_batch(batch_id: int, slot: int, chunks: Items[Chunk], appends: BlockAppends) -> Batch:
+def prefill_batch(batch_id: int, slot: int, chunks: Items[Chunk], appends: Appends) -> Batch:
     """Return the batch of some chunks."""
     forks = [fork.row for chunk in chunks for fork in chunk.forks]
     members = [sequence for chunk in chunks for sequence in (chunk.sequence, *chunk.forks)]
@@ -35,7 +36,7 @@ def prefill_batch(batch_id: int, slot: int, chunks: Items[Chunk], appends: Block
         starts=tuple(chunk.start for chunk in chunks),
         token_ids=tuple(token for chunk in chunks for token in chunk.sequence.token_ids(chunk.start, chunk.stop)),
         samples=tuple(chunk.stop == chunk.sequence.num_to_prefill for chunk in chunks),
-        appends=appends,
+        appends=appends.done(),
         fork_counts=tuple(len(chunk.forks) for chunk in chunks) if forks else (),
         fork_rows=tuple(forks),
     )
@@ -44,18 +45,19 @@ def prefill_batch(batch_id: int, slot: int, chunks: Items[Chunk], appends: Block
         num_tokens=len(rows.token_ids),
         sequences=tuple(members),
         sequence_starts=tuple(sequence for sequence in members if not sequence.is_on_ranks),
+        copied=appends.sources,
     )
 
 
-def decode_batch(batch_id: int, slot: int, sequences: Items[Sequence], appends: BlockAppends) -> Batch:
+def decode_batch(batch_id: int, slot: int, sequences: Items[Sequence], appends: Appends) -> Batch:
     """Return the batch of the next token of some sequences."""
     rows = DecodeRows(
         rows=tuple([sequence.row for sequence in sequences]),
         positions=tuple([sequence.next_position for sequence in sequences]),
-        appends=appends,
+        appends=appends.done(),
     )
     start = start_of(batch_id, BatchKind.DECODE, slot, rows)
-    return Batch(start=start, num_tokens=len(sequences), sequences=tuple(sequences))
+    return Batch(start=start, num_tokens=len(sequences), sequences=tuple(sequences), copied=appends.sources)
 
 
 def encode_rows(items: Items[EncodeItem]) -> EncodeRows:

@@ -1,6 +1,7 @@
 """One group's epoch: requests in, windows out, outcomes in, events out."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ from controller.core.planner import Planner
 from controller.core.requests import EncodeWork, GenerateWork, Request
 from controller.core.sequence import samples_of
 from controller.core.settlement import Settlement
+from controller.core.window_report import WindowReport
 from liger.digest import order_digest
 from liger.domain import BatchKind, Fence, FinishReason
 from liger.errors import (
@@ -25,7 +27,7 @@ from liger.errors import (
     LigerError,
     RequestCancelledError,
 )
-from liger.schedule import BatchOutcome, Pattern, Window, WindowOutcome, WindowTimings
+from liger.schedule import BatchOutcome, Pattern, Window, WindowTimings
 from liger.spans import LaneSpan
 
 _TIMED_RARELY: Final = 8  # one in so many windows reports each step in any case: the observer learns from it
@@ -37,19 +39,6 @@ class _Published:
     plan: Plan
     ended: tuple[Batch, ...]  # batches whose last segment is in the window
     predicted_ns: tuple[float, ...]  # of the ranks' time, by operand: what each task was charged
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowReport:
-    """What all ranks say of one window."""
-
-    outcome: WindowOutcome  # of the rank that attaches payloads
-    timings: tuple[WindowTimings, ...]  # by rank
-
-    @property
-    def slowest(self) -> WindowTimings:
-        """Return the timings of the rank that took longest."""
-        return max(self.timings, key=lambda each: each.ended_ns - each.started_ns)
 
 
 class Scheduler:
@@ -98,7 +87,7 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way and no window is unacknowledged."""
-        return not self._ledger and not self._published
+        return not self._ledger and not self._published and not self._in_flight
 
     @property
     def num_in_flight(self) -> int:
@@ -206,7 +195,7 @@ class Scheduler:
             raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
         slowest = report.slowest
         self._last_window_ns = slowest.ended_ns - slowest.started_ns
-        self._charge(published, slowest)
+        self._charge(published, report.timings)
         running = {batch.batch_id for batch in published.plan.batches}
         if not running.issuperset(batch.batch_id for batch in outcome.batches):
             raise GroupFailedError(f"window {outcome.number} was acknowledged with results of batches that it has not")
@@ -230,6 +219,8 @@ class Scheduler:
 
     def _time_left_ns(self, now_ns: int) -> float | None:
         """Return the time until the nearest deadline of the oldest batch's requests."""
+        if self._ledger.next_deadline_ns() is None:
+            return None
         entries = [self._ledger.find(each) for batch in self._in_flight[:1] for each in batch.request_ids]
         deadlines = [entry.request.deadline_ns for entry in entries if entry and entry.request.deadline_ns is not None]
         return min(deadlines) - now_ns if deadlines else None
@@ -256,8 +247,10 @@ class Scheduler:
     def _advance(self, plan: Plan, window: Window, now_ns: int) -> None:
         ended, predicted_ns = [], []
         for batch, base, position in zip(plan.batches, plan.bases, plan.positions, strict=True):
+            if not batch.is_published:
+                self._batches.started(batch)
+                self._mark_published(batch, now_ns)
             batch.position, batch.is_published = position, True
-            self._mark_published(batch, now_ns)
             predicted_ns.append(self._batches.sharing.published(batch, self._share(batch, position - base)))
             if position == len(self._planner.forwards[batch.kind]):
                 ended.append(batch)
@@ -282,10 +275,13 @@ class Scheduler:
     def _share(self, batch: Batch, num_segments: int) -> float:
         return num_segments / len(self._planner.forwards[batch.kind])
 
-    def _charge(self, published: _Published, timings: WindowTimings) -> None:
-        """Add a window's times to the tasks and requests of its batches."""
+    def _charge(self, published: _Published, timings: Sequence[WindowTimings]) -> None:
+        """Add a window's times, of the rank where each batch took longest, to the batch's tasks and requests."""
         plan = published.plan
-        times = zip(timings.batch_compute_ns, timings.batch_exposed_ns, strict=True)
+        by_rank = zip(
+            *(zip(each.batch_compute_ns, each.batch_exposed_ns, strict=True) for each in timings), strict=True
+        )
+        times = [max(of_batch, key=sum) for of_batch in by_rank]
         for batch, advance, predicted_ns, (compute_ns, exposed_ns) in zip(
             plan.batches, plan.cut.advances, published.predicted_ns, times, strict=True
         ):

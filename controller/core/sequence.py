@@ -56,6 +56,8 @@ class Sequence:
     num_cached: int = 0  # prompt tokens found in the prefix cache when it first ran
     digests: tuple[bytes, ...] = ()  # of its full blocks, as far as they were needed
     num_findable: int = 0  # full blocks published to the prefix cache
+    num_promised: int = 0  # blocks that it was admitted with, and has not got yet
+    num_queued_tokens: int = 0  # while it is queued: what must be computed of it, as far as is known
     num_unacknowledged: int = 0  # published batches whose results are not there yet
     is_on_ranks: bool = False  # its row has begun there
     is_queued: bool = False

@@ -5,10 +5,12 @@ and is computed again later (preemption by recompute). A block goes to another o
 writes it is acknowledged; a block becomes findable only when it is full and its tokens are committed.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from controller.core.block_manager import BlockManager
 from controller.core.sequence import Sequence, SequenceState
+from liger.errors import LigerError
 from liger.schedule import BlockAppends
 
 
@@ -20,6 +22,11 @@ class Appends:
     counts: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     copies: list[tuple[int, int, int]] = field(default_factory=list)  # row, source, target
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Blocks that are copied; held until the ranks are told."""
+        return tuple(source for _, source, _ in self.copies)
 
     def done(self) -> BlockAppends:
         """Return them in columns."""
@@ -50,6 +57,10 @@ class SequenceMemory:
         self.num_looked_up = 0  # prompt tokens looked for in the prefix cache
         self.num_found = 0  # of them
         self._leaving: list[Sequence] = []  # ENDED or PREEMPTED, with batches that are not acknowledged
+        self._sources: list[int] = []  # blocks to be copied by batches that are not published yet
+        self._num_promised = 0  # blocks that sequences were admitted with, and have not got yet
+        self._hungry: Sequence | None = None  # the oldest that was refused room: newer ones take none before it
+        self._computing: dict[bytes, Sequence] = {}  # by digest: who was admitted first to compute a block
         self._free_rows = list(range(num_rows - 1, -1, -1))
         self._freed_rows: list[int] = []
 
@@ -65,13 +76,13 @@ class SequenceMemory:
 
     def admit(self, sequence: Sequence) -> bool:
         """Let a sequence run if there is a row, and room for what it must compute beside those that run."""
-        if not self._free_rows:
+        if not self._free_rows or self._is_behind_hungry(sequence):
             return False
-        blocks = self.blocks
-        findable = 0 if sequence.wants_prompt_logprobs else (sequence.num_known - 1) // blocks.block_size
-        cached = blocks.find_prefix(sequence.digests_of(findable, blocks.block_size))
-        reserve = min(len(self.running), blocks.num_blocks // 16)  # blocks that those may need soon
-        if blocks.blocks_for(sequence.num_known) - len(cached) > blocks.num_free - reserve and self._is_anyone_here():
+        blocks, digests = self.blocks, self._prefix(sequence)
+        cached = blocks.find_prefix(digests)
+        soon = self._num_promised + min(len(self.running), blocks.num_blocks // 16)  # that those need who run
+        needed = blocks.blocks_for(sequence.num_known) - len(cached)
+        if needed > blocks.num_free - soon and self._is_anyone_here():
             blocks.free(cached)
             return False
         if not sequence.has_run:
@@ -79,7 +90,23 @@ class SequenceMemory:
             self.num_found += len(cached) * blocks.block_size
         sequence.begin(self._free_rows.pop(), cached, blocks.block_size)
         self.running.append(sequence)
+        sequence.num_promised = needed
+        self._num_promised += needed
+        for digest in digests[len(cached) :]:
+            self._computing.setdefault(digest, sequence)
         return True
+
+    def num_to_compute(self, sequence: Sequence) -> int:
+        """Return how many tokens of a sequence that waits the prefix cache does not hold now."""
+        return sequence.num_known - self.blocks.block_size * self.blocks.num_findable(self._prefix(sequence))
+
+    def is_being_computed(self, sequence: Sequence) -> bool:
+        """Whether the first block that a sequence that waits would compute is another's to compute now."""
+        if not self._computing:
+            return False
+        digests = self._prefix(sequence)
+        place = self.blocks.num_findable(digests)
+        return place < len(digests) and digests[place] in self._computing
 
     def fork(self, sequence: Sequence, follower: Sequence) -> None:
         """Let a follower run on what its leader holds; there is a free row."""
@@ -104,20 +131,34 @@ class SequenceMemory:
         if (missing or copies) and not self._make_room(sequence, missing + copies):
             return False
         if place < len(table) and blocks.is_shared(table[place]):  # those that were preempted may have shared it
-            target = blocks.writable(table[place])
-            assert target is not None, "there is room"
-            appends.copies.append((sequence.row, table[place], target))
-            table[place] = target
+            self._copy(sequence, place, appends)
         if missing:
             fresh = blocks.allocate(missing)
             assert fresh is not None, "there is room"
             table.extend(fresh)
+            self._keep_promise(sequence, missing)
         if sequence.num_told < len(table):
             appends.rows.append(sequence.row)
             appends.counts.append(len(table) - sequence.num_told)
             appends.blocks.extend(table[sequence.num_told :])
             sequence.num_told = len(table)
         return True
+
+    def _copy(self, sequence: Sequence, place: int, appends: Appends) -> None:
+        """Give a sequence a copy of one of its blocks; the source is held until the ranks are told to copy."""
+        source = sequence.blocks[place]
+        self.blocks.share([source])
+        target = self.blocks.writable(source)
+        assert target is not None, "there is room"
+        self._sources.append(source)
+        appends.copies.append((sequence.row, source, target))
+        sequence.blocks[place] = target
+
+    def told(self, sources: Iterable[int]) -> None:
+        """Let go of blocks that the ranks have been told to copy."""
+        for source in sources:
+            self._sources.remove(source)
+            self.blocks.free([source])
 
     def preempt(self, sequence: Sequence) -> None:
         """Let a running sequence give its memory back, to be computed again."""
@@ -130,6 +171,10 @@ class SequenceMemory:
         if sequence in self.running:
             self.running.remove(sequence)
             self._leaving.append(sequence)
+        self._keep_promise(sequence, sequence.num_promised)
+        self._computed(sequence, len(sequence.digests))
+        if self._hungry is sequence:
+            self._hungry = None
         self.release_if_over(sequence)
 
     def release_if_over(self, sequence: Sequence) -> None:
@@ -158,6 +203,7 @@ class SequenceMemory:
         for place in range(sequence.num_findable, num_full):
             self.blocks.publish(sequence.blocks[place], digests[place])
         sequence.num_findable = num_full
+        self._computed(sequence, num_full)
 
     def check_integrity(self) -> None:
         """Raise if a block or row is lost or held by nobody.
@@ -166,20 +212,49 @@ class SequenceMemory:
             LigerError: Our own accounting is wrong.
         """
         holders = [*self.running, *self._leaving]
-        self.blocks.check_integrity([sequence.blocks for sequence in holders])
+        self.blocks.check_integrity([*(sequence.blocks for sequence in holders), self._sources])
+        if self._num_promised != sum(sequence.num_promised for sequence in self.running):
+            raise LigerError(f"{self._num_promised} KV blocks are promised, which is not what sequences wait for")
+        if not set(map(id, self._computing.values())) <= set(map(id, self.running)):
+            raise LigerError("a KV block is to be computed by a sequence that does not run")
+
+    def _prefix(self, sequence: Sequence) -> tuple[bytes, ...]:
+        """Return the digests of the blocks that a sequence may find: one token at least is computed, to draw from."""
+        size = self.blocks.block_size
+        return sequence.digests_of(0 if sequence.wants_prompt_logprobs else (sequence.num_known - 1) // size, size)
 
     def _is_anyone_here(self) -> bool:
         return bool(self.running or self._leaving)
 
+    def _is_behind_hungry(self, sequence: Sequence) -> bool:
+        return self._hungry is not None and self._hungry.order < sequence.order
+
+    def _keep_promise(self, sequence: Sequence, count: int) -> None:
+        count = min(count, sequence.num_promised)
+        sequence.num_promised -= count
+        self._num_promised -= count
+
+    def _computed(self, sequence: Sequence, num_blocks: int) -> None:
+        """Forget that a sequence computes its first blocks: it has, or will not."""
+        for digest in sequence.digests[:num_blocks] if self._computing else ():
+            if self._computing.get(digest) is sequence:
+                del self._computing[digest]
+
     def _make_room(self, sequence: Sequence, count: int) -> bool:
-        """Return whether so many blocks are free, once newer sequences have given theirs back where they can."""
+        """Return whether a sequence may have so many blocks, once newer ones have given theirs back where they can."""
+        if self._is_behind_hungry(sequence):
+            return False
         while self.blocks.num_free < count:
+            self._hungry = sequence
             if self.blocks.num_free + sum(map(self._num_own, self._leaving)) >= count:
                 return False  # enough comes back with the next acknowledgements
-            newest = max(self.running, key=lambda each: each.order)
+            holders = [each for each in self.running if each.blocks]
+            newest = max(holders, key=lambda each: each.order, default=sequence)
             if newest.order <= sequence.order:
                 return False
             self.preempt(newest)
+        if self._hungry is sequence:
+            self._hungry = None
         return True
 
     def _num_own(self, sequence: Sequence) -> int:

@@ -89,7 +89,7 @@ class Settlement:
                     continue
                 end = taken + rows.num_predicted(start, count, sequence.num_prompt_tokens)
                 entry = self._ledger.find(sequence.request_id)
-                if entry is not None:
+                if entry is not None and sequence in entry.sequences:  # the id may have come again
                     del entry.prompt_logprobs[start:]  # of an earlier try, which was preempted
                     entry.prompt_logprobs += logprobs[taken:end]
                 taken = end

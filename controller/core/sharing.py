@@ -32,14 +32,17 @@ class VirtualTime(Generic[KeyT]):
         self._served = dict.fromkeys(weights, 0.0)
         self._due = dict.fromkeys(weights, 0.0)  # what batches in flight will still take, as predicted
         self._active: set[KeyT] = set()
+        self._floor = 0.0  # where a class begins that had no work
 
     def wake(self, active: Collection[KeyT]) -> None:
-        """Tell which classes have work; one that had none begins level with the furthest behind of the others."""
+        """Tell which classes have work; one that had none begins level with the furthest behind of those that had."""
         fresh = set(active) - self._active
-        others = [self._served[key] for key in active if key not in fresh]
-        if others:
-            for key in fresh:
-                self._served[key] = max(self._served[key], min(others))
+        if self._active:
+            self._floor = max(self._floor, min(self._served[key] for key in self._active))
+        if not active:  # all are level again, whatever they had
+            self._floor = max(self._served.values())
+        for key in fresh:
+            self._served[key] = max(self._served[key], self._floor)
         self._active = set(active)
 
     def behind(self, key: KeyT) -> float:

@@ -68,8 +68,53 @@ def test_samples_share_the_prompt_and_copy_what_they_write():
     run.scheduler.submit(generate("a", (*SHARED, 1), max_tokens=6, n=4), 0)
     run.finish()
     assert all(run.tokens("a", sample) == expected_output((*SHARED, 1), 6) for sample in range(4))
-    assert run.rank.num_copies == 3, "the last of them writes where it is"
+    assert run.rank.num_copies == 4, "the source is held until the ranks are told to copy it"
     assert run.rank.num_tokens_computed <= 21 + 4 * 6, "the prompt once"
+    check_clean(run)
+
+
+def test_prompts_that_begin_alike_and_come_at_once_compute_the_beginning_once():
+    run = Run(scheduler=make_scheduler(max_batch_tokens=64, max_length=200))
+    for number in range(6):
+        run.scheduler.submit(generate(f"r{number}", (*SHARED, number), max_tokens=2), 0)
+    run.scheduler.submit(generate("other", (9, 8, 7), max_tokens=2), 0)
+    run.finish()
+    cached = [run.last(f"r{number}").account.num_cached_tokens for number in range(6)]
+    assert cached == [0] + [20] * 5
+    order = [event.request_id for event in run.events if isinstance(event, RequestEnded)]
+    assert order.index("other") < order.index("r1"), "it does not wait with them"
+    assert all(run.tokens(f"r{number}") == expected_output((*SHARED, number), 2) for number in range(6))
+    check_clean(run)
+
+
+def test_a_prompt_whose_beginning_was_to_be_computed_by_a_cancelled_one_goes_on():
+    run = Run(scheduler=make_scheduler(max_batch_tokens=8, max_length=200))
+    run.scheduler.submit(generate("a", (*SHARED, 1), max_tokens=2), 0)
+    run.scheduler.submit(generate("b", (*SHARED, 2), max_tokens=2), 0)
+    run.publish()
+    run.events += run.scheduler.cancel("a", None, FinishReason.CANCELLED, run.now_ns)
+    run.finish()
+    assert run.tokens("b") == expected_output((*SHARED, 2), 2)
+    check_clean(run)
+
+
+def test_a_copied_block_goes_to_no_other_before_the_copy_is_published():
+    """Batches are published in another order than they were formed where a task is behind."""
+    scheduler = make_scheduler(
+        strategy=Strategy.INTERLEAVED, num_blocks=16, max_sequences=6, max_batch_tokens=16, max_length=200
+    )
+    run = Run(scheduler=scheduler, rank=SimulatedRank(num_slots=4))
+    for number in range(40):
+        prompt = SHARED[: 2 + number % 9]
+        scheduler.submit(generate(f"r{number}", prompt, max_tokens=1 + number % 5, n=1 + number % 4), run.now_ns)
+        scheduler.submit(encode(f"e{number}", range(1, 9)), run.now_ns)
+        run.step()
+    run.finish()
+    assert run.rank.num_copies > 0
+    for number in range(40):
+        for sample in range(1 + number % 4):
+            expected = expected_output(SHARED[: 2 + number % 9], 1 + number % 5)
+            assert run.tokens(f"r{number}", sample) == expected
     check_clean(run)
 
 

@@ -92,3 +92,50 @@ def test_generation_goes_on_while_prompts_keep_coming():
             scheduler.submit(generate(f"p{number}", (number, *range(1, 64)), max_tokens=1), run.now_ns)
         run.step()
     assert len(run.tokens("g")) > 60
+
+
+def worn(**limits):
+    """Return a run in which a long generation is over and nothing is under way."""
+    limits = {"max_length": 5000, "num_blocks": 8000, "max_batch_tokens": 64, "max_requests": 2000} | limits
+    scheduler = make_scheduler(max_unread_tokens=10_000, **limits)
+    run = Run(scheduler=scheduler, rank=SimulatedRank(busy_ns=busy_ns))
+    scheduler.submit(generate("old", max_tokens=2000), 0)
+    run.finish()
+    return run
+
+
+def test_what_a_task_had_before_an_idle_time_is_forgotten():
+    run = worn()
+    for number in range(100):
+        run.scheduler.submit(encode(f"e{number}", range(1, 60)), run.now_ns)
+    run.step()
+    run.scheduler.submit(generate("new", max_tokens=1000), run.now_ns)
+    for _ in range(60):
+        run.step()
+    assert len(run.tokens("new")) > 20
+
+
+def test_what_decoding_had_before_an_idle_time_is_forgotten():
+    run = worn(max_sequences=200)
+    run.scheduler.submit(generate("new", max_tokens=1000), run.now_ns)
+    for number in range(100):
+        run.scheduler.submit(generate(f"p{number}", (number, *range(1, 64)), max_tokens=1), run.now_ns)
+        run.step()
+    assert len(run.tokens("new")) > 30
+
+
+def test_a_stream_that_waited_for_its_client_claims_nothing_for_that_time():
+    scheduler = make_scheduler(
+        max_length=5000, num_blocks=3000, max_batch_tokens=64, max_requests=2000, max_unread_tokens=8
+    )
+    run = Run(scheduler=scheduler, rank=SimulatedRank(busy_ns=busy_ns))
+    scheduler.submit(generate("slow", max_tokens=4000), 0)
+    for number in range(200):
+        scheduler.submit(encode(f"e{number}", range(1, 60)), run.now_ns)
+        run.step()
+    before = scheduler._batches.sharing.taken_ns[Task.EMBED]
+    for number in range(60):
+        scheduler.submit(encode(f"f{number}", range(1, 60)), run.now_ns)
+        scheduler.acknowledge("slow", 0, len(run.tokens("slow")))
+        run.step()
+    assert scheduler._batches.sharing.taken_ns[Task.EMBED] - before > 10 * busy_ns(BatchKind.ENCODE, 59)

@@ -1,0 +1,46 @@
+"""What a window is planned from: batches as the search sees them, what is planned for, and bounds."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from controller.core.cost_model import Shape
+
+LONE_REACH: Final = 5.0  # a batch that is alone in flight goes so many times further in a window
+MIXED_REACH: Final = 0.5  # a step that waits for a window of other work hardly shows it
+
+
+class Situation(Enum):
+    """What a window is planned for."""
+
+    USUAL = auto()
+    LONE = auto()  # one batch is in flight, and nothing waits
+    PRESSED = auto()  # more waits than fits in flight, so that throughput decides how long requests take
+    MIXED = auto()  # sequences decode beside other work; clients watch their steps
+
+
+REACHES: Final = {Situation.LONE: LONE_REACH, Situation.MIXED: MIXED_REACH}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterleaveOptions:
+    """What a plan may do."""
+
+    slack: float = 0.05  # how much longer the primary may take than alone, as a share
+    pressed_slack: float = 0.5  # likewise, while more waits than fits in flight
+    window_ns: float = 20e6  # a window takes the primary so far, in whole layers
+    least_gain: float = 0.03  # what is less simple must gain more: over the primary alone, over whole segments
+    least_lone_gain: float = 0.1  # the same for a batch that runs alone: what it can win is little, and less certain
+    least_piece_tokens: int = 128  # of a decomposed MLP
+    least_exchanged_tokens: int = 64  # of a decomposed exchange
+    least_lone_tokens: int = 512  # a batch that runs alone is decomposed from here on
+    max_pieces: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One batch in flight, as the search sees it."""
+
+    shape: Shape
+    position: int  # in its forward
+    ready: float  # ns until its next segment may begin
