@@ -13,7 +13,8 @@ from controller.config import ControllerConfig
 from controller.core.events import Event, RequestBroken, RequestEnded, TokensMade
 from controller.core.plan import Topology
 from controller.core.requests import Request
-from controller.core.scheduler import Scheduler, WindowReport
+from controller.core.scheduler import Scheduler
+from controller.core.window_report import WindowReport
 from controller.forming import Formed
 from controller.membership.base import Member
 from controller.planning import make_planning

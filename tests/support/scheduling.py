@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from controller.core.events import Event, RequestBroken, RequestEnded, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
-from controller.core.scheduler import Scheduler, WindowReport
+from controller.core.scheduler import Scheduler
+from controller.core.window_report import WindowReport
 from liger.domain import FinishReason, Pooling, PoolOutput, Sampling, Task
 from liger.schedule import WindowOutcome
 from tests.support.simulated_ranks import SimulatedRank, drawn_token, make_scheduler
