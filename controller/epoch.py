@@ -81,7 +81,7 @@ class Epoch:
                 events, spans = self.scheduler.commit(report, time.monotonic_ns())
                 self._deliver(events)
                 for rank, of_rank in spans.items():
-                    self._timeline.add(rank, of_rank)
+                    self._timeline.add(rank, of_rank, of_rank.newest_ns)
             self._deliver(self.scheduler.expire(time.monotonic_ns()))
             while (planned := self.scheduler.next_window(time.monotonic_ns())) is not None:
                 await self._dispatcher.publish(*planned)

@@ -1,16 +1,19 @@
-"""What ran lately on every lane: a bounded memory of spans."""
+"""What ran lately on every lane: a bounded memory of what windows told."""
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from liger.domain import BatchKind, Lane, SegmentKind
 from liger.spans import LaneSpan
 
-_Kept = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
-"""A span as plain numbers: of these the garbage collector follows none, however many are kept."""
 
-_END: Final = 11  # its place among them
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one rank told at once."""
+
+    rank: int
+    spans: Sequence[LaneSpan]  # labelled only when they are read
+    newest_ns: int  # end
 
 
 class Timeline:
@@ -18,74 +21,45 @@ class Timeline:
 
     Args:
         keep_s: A span that ended so long before the newest of its rank is forgotten.
-        max_spans: So many are kept at most, of all ranks together; the oldest go first.
+        max_spans: About so many are kept at most, of all ranks together; the oldest go first.
     """
 
     def __init__(self, keep_s: float = 60.0, max_spans: int = 200_000) -> None:
         self._keep_ns = round(keep_s * 1e9)
-        self._spans: deque[_Kept] = deque(maxlen=max_spans)  # as they came
+        self._max_spans = max_spans
+        self._told: deque[_Told] = deque()  # as they came
+        self._num_spans = 0
         self._newest_ns: dict[int, int] = {}  # newest end, by rank
 
-    def add(self, rank: int, spans: Iterable[LaneSpan]) -> None:
-        """Take spans that ended on one rank."""
-        for span in spans:
-            self._spans.append(_to_kept(span))
-            self._newest_ns[rank] = max(span.end_ns, self._newest_ns.get(rank, span.end_ns))
-        while self._spans and self._age_ns(self._spans[0]) > self._keep_ns:
-            self._spans.popleft()
+    def add(self, rank: int, spans: Sequence[LaneSpan], newest_ns: int) -> None:
+        """Take spans that ended on one rank, the last of them at `newest_ns`."""
+        if not spans:
+            return
+        self._told.append(_Told(rank, spans, newest_ns))
+        self._num_spans += len(spans)
+        self._newest_ns[rank] = max(newest_ns, self._newest_ns.get(rank, newest_ns))
+        while self._num_spans - len(self._told[0].spans) >= self._max_spans or self._is_old(self._told[0]):
+            self._num_spans -= len(self._told.popleft().spans)
 
     def copy(self) -> "Timeline":
         """Return what is there now, to be read on another thread."""
-        copied = Timeline(self._keep_ns / 1e9, self._spans.maxlen or 0)
-        copied._spans, copied._newest_ns = self._spans.copy(), dict(self._newest_ns)
+        copied = Timeline(self._keep_ns / 1e9, self._max_spans)
+        copied._told, copied._newest_ns = self._told.copy(), dict(self._newest_ns)
         return copied
 
     def last(self, seconds: float) -> tuple[LaneSpan, ...]:
         """Return the spans that ended within so many seconds before the newest of their rank, by rank and begin."""
         limit_ns = min(seconds * 1e9, self._keep_ns)
         since_ns = {rank: newest_ns - limit_ns for rank, newest_ns in self._newest_ns.items()}
-        found = [_from_kept(kept) for kept in self._spans if kept[_END] >= since_ns[kept[0]]]
+        recent = [told for told in self._told if told.newest_ns >= since_ns[told.rank]]
+        found = [span for told in recent for span in told.spans if span.end_ns >= since_ns[told.rank]]
         return tuple(sorted(found, key=lambda span: (span.rank, span.begin_ns)))
 
     def clear(self) -> None:
         """Forget all: a new epoch's ranks may have other clocks, and count batches and windows anew."""
-        self._spans.clear()
+        self._told.clear()
+        self._num_spans = 0
         self._newest_ns.clear()
 
-    def _age_ns(self, kept: _Kept) -> int:
-        return self._newest_ns[kept[0]] - kept[_END]
-
-
-def _to_kept(span: LaneSpan) -> _Kept:
-    return (
-        span.rank,
-        int(span.lane),
-        span.batch_id,
-        int(span.batch),
-        span.num_tokens,
-        int(span.segment),
-        span.layer,
-        span.piece,
-        span.num_pieces,
-        span.window,
-        span.begin_ns,
-        span.end_ns,
-    )
-
-
-def _from_kept(kept: _Kept) -> LaneSpan:
-    rank, lane, batch_id, batch, num_tokens, segment, layer, piece, num_pieces, window, begin_ns, end_ns = kept
-    return LaneSpan(
-        rank=rank,
-        lane=Lane(lane),
-        batch_id=batch_id,
-        batch=BatchKind(batch),
-        num_tokens=num_tokens,
-        segment=SegmentKind(segment),
-        layer=layer,
-        piece=piece,
-        num_pieces=num_pieces,
-        window=window,
-        begin_ns=begin_ns,
-        end_ns=end_ns,
-    )
+    def _is_old(self, told: _Told) -> bool:
+        return self._newest_ns[told.rank] - told.newest_ns > self._keep_ns

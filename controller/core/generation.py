@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Final
 
 from controller.core.batch import Batch
@@ -12,6 +13,7 @@ from controller.core.sequence import Sequence, SequenceState
 from controller.core.sequence_memory import Appends, SequenceMemory
 from liger.domain import BatchKind
 
+_ORDER: Final = attrgetter("order")
 _MOST_LATER: Final = 64  # sequences that are passed over when others are admitted
 
 
@@ -127,7 +129,7 @@ class Generation:
         """Form a batch of chunks, of about `enough` and at most `most` tokens; None if there is nothing to do now."""
         left = most
         appends, chunks = Appends(), list[Chunk]()
-        for sequence in sorted(self._prefilling, key=lambda each: each.order):
+        for sequence in sorted(self._prefilling, key=_ORDER):
             if most - left >= enough:
                 break
             start = sequence.num_prefilled
@@ -144,7 +146,7 @@ class Generation:
 
     def decode(self, batch_id: int, slot: int, *, beside_others: bool) -> Batch | None:
         """Form a batch of the next token of each sequence that can go on; None if none should now."""
-        free = sorted(self._decodable(), key=lambda each: each.order)
+        free = sorted(self._decodable(), key=_ORDER)
         size = self._group_size(free, beside_others=beside_others) if free else 0
         appends, taken = Appends(), list[Sequence]()
         for sequence in free:

@@ -1,9 +1,8 @@
 """Reads the ranks' timings: what ran where, how well it was predicted, how much of the communication was hidden."""
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, overload
 
 from controller.core.cost_model import CostModel
 from controller.core.plan import Forwards, Plan, lane_span
@@ -17,9 +16,43 @@ _LEARN_EVERY: Final = 4  # windows: what changes slowly need not be learnt from 
 _RECENT_WINDOWS: Final = 256  # for what is shown
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
-    plan: Plan
+class Ran(Sequence[LaneSpan]):
+    """What a rank told at once, labelled only when it is read: few windows are ever looked at.
+
+    Args:
+        rank: Whose.
+        spans: That ended since it told last.
+        plans: Of their windows, by number.
+        forwards: What each kind of batch runs.
+    """
+
+    def __init__(self, rank: int, spans: Sequence[StepSpan], plans: Mapping[int, Plan], forwards: Forwards) -> None:
+        self._rank = rank
+        self._spans = spans
+        self._plans = plans
+        self._forwards = forwards
+
+    @property
+    def newest_ns(self) -> int:
+        """When the last of the spans ended; 0 if there are none."""
+        return max((span.end_ns for span in self._spans), default=0)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @overload
+    def __getitem__(self, place: int) -> LaneSpan: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Ran": ...
+    def __getitem__(self, place: int | slice) -> "LaneSpan | Ran":
+        if isinstance(place, slice):
+            return Ran(self._rank, self._spans[place], self._plans, self._forwards)
+        span = self._spans[place]
+        plan = self._plans[span.window]
+        step = plan.pattern.steps[span.step]
+        batch = plan.batches[step.operand]
+        segment = self._forwards[batch.kind][plan.bases[step.operand] + step.segment]
+        return lane_span(batch, segment, step, span, rank=self._rank)
 
 
 class Observer:
@@ -33,7 +66,7 @@ class Observer:
     def __init__(self, forwards: Forwards, costs: CostModel | None) -> None:
         self._forwards = forwards
         self._costs = costs
-        self._notes: OrderedDict[int, _Note] = OrderedDict()
+        self._plans: OrderedDict[int, Plan] = OrderedDict()  # by window
         self._lanes: deque[tuple[int, int]] = deque(maxlen=_RECENT_WINDOWS)  # communication, exposed
         self._mixes: deque[tuple[BatchKind, ...]] = deque(maxlen=_RECENT_WINDOWS)  # kinds of batches
 
@@ -59,44 +92,40 @@ class Observer:
     def published(self, number: int, plan: Plan) -> None:
         """Remember what a window's steps are."""
         self._mixes.append(tuple(sorted(batch.kind for batch in plan.batches)))
-        self._notes[number] = _Note(plan)
-        if len(self._notes) > _KEPT_WINDOWS:
-            self._notes.popitem(last=False)
+        self._plans[number] = plan
+        if len(self._plans) > _KEPT_WINDOWS:
+            self._plans.popitem(last=False)
 
-    def acknowledged(self, number: int, timings: Sequence[WindowTimings]) -> dict[int, list[LaneSpan]]:
+    def acknowledged(self, number: int, timings: Sequence[WindowTimings]) -> dict[int, Ran]:
         """Learn from the timings of a window, by rank; return what ran, by rank."""
         slowest = max(timings, key=lambda each: each.ended_ns - each.started_ns)
         self._lanes.append((slowest.communication_ns, slowest.exposed_ns))
-        note = self._notes.get(number)
-        if self._costs is not None and note is not None:
-            self._costs.observe_window(note.plan.cut.predicted_ns, slowest.ended_ns - slowest.started_ns)
-        spans = {rank: self._read(rank, each.spans) for rank, each in enumerate(timings)}
+        plan = self._plans.get(number)
+        if self._costs is not None and plan is not None:
+            self._costs.observe_window(plan.cut.predicted_ns, slowest.ended_ns - slowest.started_ns)
+        ran = {rank: self._read(rank, each.spans) for rank, each in enumerate(timings)}
         if self._costs is not None:
             self._costs.renew()
-        return spans
+        return ran
 
-    def _read(self, rank: int, spans: Sequence[StepSpan]) -> list[LaneSpan]:
-        read = []
-        for span in spans:
-            note = self._notes.get(span.window)
-            if note is not None and span.step < len(note.plan.pattern.steps):
-                read.append(self._label(rank, span, note))
-        return read
+    def _read(self, rank: int, spans: Sequence[StepSpan]) -> Ran:
+        windows = {span.window for span in spans}
+        plans = {window: self._plans[window] for window in windows if window in self._plans}
+        sizes = {window: len(plan.pattern.steps) for window, plan in plans.items()}
+        if any(span.step >= sizes.get(span.window, 0) for span in spans):  # of windows of long ago, or never published
+            spans = tuple(span for span in spans if span.step < sizes.get(span.window, 0))
+        if self._costs is not None and any(window % _LEARN_EVERY == 1 for window in windows):
+            for span in spans:
+                self._learn(plans[span.window], span, self._costs)
+        return Ran(rank, spans, plans, self._forwards)
 
-    def _label(self, rank: int, span: StepSpan, note: _Note) -> LaneSpan:
-        plan = note.plan
+    def _learn(self, plan: Plan, span: StepSpan, costs: CostModel) -> None:
+        if not plan.cut.expected or plan.cut.version != costs.version or span.window % _LEARN_EVERY != 1:
+            return
         step = plan.pattern.steps[span.step]
-        batch = plan.batches[step.operand]
-        segment = self._forwards[batch.kind][plan.bases[step.operand] + step.segment]
-        self._learn(note, span, batch.kind, segment.kind, segment.lane)
-        return lane_span(batch, segment, step, span, rank=rank)
-
-    def _learn(self, note: _Note, span: StepSpan, kind: BatchKind, segment: SegmentKind, lane: Lane) -> None:
-        if self._costs is None or not note.plan.cut.expected or note.plan.cut.version != self._costs.version:
-            return
-        if span.window % _LEARN_EVERY != 1:
-            return
-        if lane is Lane.COMMUNICATION and segment is not SegmentKind.ALL_REDUCE:
+        kind = plan.batches[step.operand].kind
+        segment = self._forwards[kind][plan.bases[step.operand] + step.segment]
+        if segment.lane is Lane.COMMUNICATION and segment.kind is not SegmentKind.ALL_REDUCE:
             return  # others are too short to tell
-        expected = note.plan.cut.expected[span.step]
-        self._costs.observe(kind, segment, expected.end_ns - expected.begin_ns, span.end_ns - span.begin_ns)
+        expected = plan.cut.expected[span.step]
+        costs.observe(kind, segment.kind, expected.end_ns - expected.begin_ns, span.end_ns - span.begin_ns)

@@ -11,7 +11,7 @@ from controller.core.batch_manager import BatchManager
 from controller.core.depth import DepthControl
 from controller.core.events import Event
 from controller.core.ledger import Ledger
-from controller.core.observer import Observer
+from controller.core.observer import Observer, Ran
 from controller.core.plan import Plan
 from controller.core.planner import Planner
 from controller.core.requests import EncodeWork, GenerateWork, Request
@@ -28,7 +28,6 @@ from liger.errors import (
     RequestCancelledError,
 )
 from liger.schedule import BatchOutcome, Pattern, Window, WindowTimings
-from liger.spans import LaneSpan
 
 _TIMED_RARELY: Final = 8  # one in so many windows reports each step in any case: the observer learns from it
 
@@ -186,7 +185,7 @@ class Scheduler:
         self._advance(plan, window, now_ns)
         return plan.pattern, window
 
-    def commit(self, report: WindowReport, now_ns: int) -> tuple[list[Event], dict[int, list[LaneSpan]]]:
+    def commit(self, report: WindowReport, now_ns: int) -> tuple[list[Event], dict[int, Ran]]:
         """Take what the ranks say of the oldest unacknowledged window; return its events, and what ran, by rank."""
         outcome = report.outcome
         published = self._published.popleft()

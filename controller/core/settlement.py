@@ -39,13 +39,10 @@ class Settlement:
         for sequence, num_computed in zip(batch.sequences, _computed(batch), strict=True):
             self._batches.settled(sequence, num_computed)
         self._keep_prompt_logprobs(batch, result.prompt_logprobs)
-        logprobs = iter(result.logprobs)
-        events: list[Event] = []
-        for sequence, token_id in zip(drawing, result.token_ids, strict=True):
-            wanted = (next(logprobs),) if sequence.sampling.logprobs is not None else ()
-            events += self._take(sequence, token_id, wanted, now_ns)
+        events = self._take_all(drawing, result, now_ns)
         for sequence in batch.sequences:
-            self._release_if_over(sequence)
+            if sequence.state is not SequenceState.RUNNING:
+                self._batches.memory.release_if_over(sequence)
         return events
 
     def close_if_done(self, entry: Entry, now_ns: int) -> list[Event]:
@@ -97,29 +94,30 @@ class Settlement:
         if taken != len(logprobs):
             raise GroupFailedError(f"batch {batch.batch_id} gives {taken} likelihoods of prompts, {len(logprobs)} came")
 
-    def _take(self, sequence: Sequence, token_id: int, logprobs: tuple[Logprob, ...], now_ns: int) -> list[Event]:
-        if sequence.finish_reason is not None:
-            return []  # a late token: computed before its sequence's end was known
-        entry = self._ledger.find(sequence.request_id)
-        if entry is None:
-            return []
-        finish_reason = sequence.take(token_id)
-        entry.num_given += 1
-        entry.first_ns = now_ns if entry.first_ns is None else entry.first_ns
-        is_first = sequence.sample == 0 and len(sequence.output) == 1
-        made = TokensMade(
-            request_id=sequence.request_id,
-            sample=sequence.sample,
-            offset=len(sequence.output) - 1,
-            token_ids=(token_id,),
-            logprobs=logprobs,
-            finish_reason=finish_reason,
-            prompt_logprobs=tuple(entry.prompt_logprobs) if is_first else (),
-        )
-        if finish_reason is None:
-            return [made]
-        self._batches.ended(sequence)
-        return [made, *self.close_if_done(entry, now_ns)]
+    def _take_all(self, drawing: Items[Sequence], result: BatchOutcome, now_ns: int) -> list[Event]:
+        """Commit a batch's tokens. Late ones, computed before their sequence's end was known, are dropped.
+
+        Runs once for every token of the group, so it spares calls.
+        """
+        logprobs = iter(result.logprobs)
+        events: list[Event] = []
+        for sequence, token_id in zip(drawing, result.token_ids, strict=True):
+            wanted = () if sequence.sampling.logprobs is None else (next(logprobs),)
+            entry = self._ledger.find(sequence.request_id) if sequence.finish_reason is None else None
+            if entry is None:
+                continue
+            offset = len(sequence.output)
+            reason = sequence.take(token_id)
+            entry.num_given += 1
+            prompt: tuple[Logprob, ...] = ()
+            if offset == 0:
+                entry.first_ns = now_ns if entry.first_ns is None else entry.first_ns
+                prompt = tuple(entry.prompt_logprobs) if sequence.sample == 0 else ()
+            events.append(TokensMade(sequence.request_id, sequence.sample, offset, (token_id,), wanted, reason, prompt))
+            if reason is not None:
+                self._batches.ended(sequence)
+                events += self.close_if_done(entry, now_ns)
+        return events
 
     def _settle_items(self, batch: Batch, result: BatchOutcome, now_ns: int) -> list[Event]:
         if len(batch.entries) != len(result.items):
@@ -136,10 +134,6 @@ class Settlement:
             events.append(OutputMade(request_id=part.request_id, item=part.item, result=item))
             events += self.close_if_done(entry, now_ns)
         return events
-
-    def _release_if_over(self, sequence: Sequence) -> None:
-        if sequence.state is SequenceState.ENDED or sequence.state is SequenceState.PREEMPTED:  # sets hash enums slowly
-            self._batches.memory.release_if_over(sequence)
 
 
 def _computed(batch: Batch) -> tuple[int, ...]:

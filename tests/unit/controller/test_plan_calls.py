@@ -44,7 +44,8 @@ async def group(waiting_group):
     group.asked = []
     group.explain = lambda batches, depth: group.asked.append((batches, depth)) or two_batches()
     group.profile = small_profile
-    group.timeline.add(0, two_batches().spans)
+    spans = two_batches().spans
+    group.timeline.add(0, spans, max(each.end_ns for each in spans))
     return group
 
 
