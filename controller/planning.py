@@ -16,7 +16,7 @@ from controller.core.observer import Observer
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
 from controller.core.scheduler import Scheduler
-from controller.core.situation import MIXED_REACH, InterleaveOptions
+from controller.core.situation import InterleaveOptions
 from controller.forming import Formed, num_slots
 from liger.domain import Fence, ModelCard
 from liger.errors import UnavailableError
@@ -95,7 +95,7 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
         max_depth=num_slots(config, topology),
         forwards=forwards,
         costs=costs,
-        window_ns=config.window_ms * 1e6 * MIXED_REACH,
+        window_ns=config.window_ms * 1e6,
     )
     blocks = BlockManager(num_blocks=min(each.num_blocks for each in joined), block_size=joined[0].block_size)
     limits = BatchLimits(

@@ -8,12 +8,14 @@ that is near the most that any depth gains, and 1 where nothing is gained.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import log2
 from typing import Final
 
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel, Shape
 from controller.core.plan import Forwards, Strategy
 from controller.core.planner import bucketed
+from controller.core.situation import MIXED_SHARE
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.views import DecodeChoice
 
@@ -41,7 +43,7 @@ class DepthControl:
         max_depth: Slots on the ranks.
         forwards: What each kind of batch runs.
         costs: Predicts durations; None where nothing was measured.
-        window_ns: How long a window is while sequences decode beside other work.
+        window_ns: How long a window is.
     """
 
     def __init__(
@@ -107,11 +109,13 @@ class DepthControl:
     def tokens_beside(self, kind: BatchKind) -> int | None:
         """Return how many tokens a batch may have that others interleave with; None if nothing is known.
 
-        So many that a layer takes no longer than a window: others then wait for about one window at a time.
+        So many that a layer takes no longer than such a batch's window: others then wait for one window at a time.
         """
         if self._strategy is not Strategy.INTERLEAVED or self._costs is None:
             return None
-        return self._beside(kind, self._costs.version)
+        step_ns = (self.decode_choice.merged_ns or 0.0) if self.decode_choice else 0.0
+        window_ns = max(self._window_ns, MIXED_SHARE * step_ns)
+        return self._beside(kind, round(log2(window_ns)), self._costs.version)
 
     def num_parts(self, kind: BatchKind, num_tokens: int) -> int:
         """Return in how many batches so many waiting tokens should run that would fit one."""
@@ -128,9 +132,9 @@ class DepthControl:
         pair_ns = max(2 * max(load.compute, load.communication), load.alone) + fill
         return pair_ns, self._loads(bucketed(whole), costs.version).alone
 
-    def _tokens_beside(self, kind: BatchKind, version: int) -> int:
-        """Return the most tokens, of powers of 2, whose layer fits a window."""
-        limit_ns = self._window_ns * self._num_layers(kind)
+    def _tokens_beside(self, kind: BatchKind, magnitude: int, version: int) -> int:
+        """Return the most tokens, of powers of 2, whose layer fits a window of so many ns (a power of 2)."""
+        limit_ns = (1 << magnitude) * self._num_layers(kind)
         fitting = [size for size in _SIZES if self._loads(Shape(kind, size), version).alone <= limit_ns]
         return fitting[-1] if fitting else _SIZES[0]
 

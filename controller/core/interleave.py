@@ -16,9 +16,16 @@ from controller.core.cost_model import CostModel, Shape
 from controller.core.layout import WIDTH, Job, Layout, Placed, Task, lay_out
 from controller.core.pieces import WHOLE, Part, Pieces, cut, may_end_before
 from controller.core.plan import Cut, Expected, Forwards, Topology
-from controller.core.situation import LONE_REACH, REACHES, InterleaveOptions, Situation, View
+from controller.core.situation import (
+    LEAST_MIXED_NS,
+    LONE_REACH,
+    MIXED_SHARE,
+    InterleaveOptions,
+    Situation,
+    View,
+)
 from liger.digest import pattern_digest
-from liger.domain import Lane, SegmentKind
+from liger.domain import BatchKind, Lane, SegmentKind
 from liger.schedule import Pattern, Segment, Step
 
 _LAYER: Final = (SegmentKind.ATTENTION, SegmentKind.ALL_REDUCE, SegmentKind.MLP, SegmentKind.ALL_REDUCE)
@@ -76,7 +83,7 @@ class Interleaver:
             free: When each lane is free, in ns.
             situation: What the window is planned for.
         """
-        bounds = self._bounds(situation)
+        bounds = self._bounds(views, situation)
         alone = self._window([self._primary(views[0], WHOLE, bounds)], free, bounds)
         best, most = alone, self._progress(*alone)
         for pieces in self._piecings(views):
@@ -88,16 +95,26 @@ class Interleaver:
 
     def quick_cut(self, views: Sequence[View], free: Sequence[float], situation: Situation = Situation.USUAL) -> Cut:
         """Return a window at a small part of the cost of `cut`: whole segments, each as soon as it may run."""
-        bounds = self._bounds(situation)
+        bounds = self._bounds(views, situation)
         alone = self._window([self._primary(views[0], WHOLE, bounds)], free, bounds, width=1)
         found = self._filled(views, (WHOLE,) * len(views), bounds, free, width=1)
         gains = self._progress(*found) > self._progress(*alone) * (1 + self._options.least_gain)
         return self._to_cut(*(found if gains else alone))
 
-    def _bounds(self, situation: Situation) -> _Bounds:
+    def _bounds(self, views: Sequence[View], situation: Situation) -> _Bounds:
         options = self._options
         slack = max(options.slack, options.pressed_slack) if situation is Situation.PRESSED else options.slack
-        return _Bounds(slack, options.window_ns * REACHES.get(situation, 1.0))
+        reach_ns = options.window_ns
+        steps = situation is Situation.MIXED and views[0].shape.kind is BatchKind.DECODE
+        if situation is Situation.LONE or steps:
+            reach_ns *= LONE_REACH
+        elif situation is Situation.MIXED:
+            step_ns = min(self._forward_ns(view.shape) for view in views if view.shape.kind is BatchKind.DECODE)
+            reach_ns = max(min(MIXED_SHARE * step_ns, LONE_REACH * reach_ns), LEAST_MIXED_NS)
+        return _Bounds(slack, reach_ns)
+
+    def _forward_ns(self, shape: Shape) -> float:
+        return sum(self._costs.duration_ns(shape, segment.kind) for segment in self._forwards[shape.kind])
 
     def layer_ns(self, shape: Shape) -> float:
         """Return how long one layer takes alone."""

@@ -7,7 +7,8 @@ from typing import Final
 from controller.core.cost_model import Shape
 
 LONE_REACH: Final = 5.0  # a batch that is alone in flight goes so many times further in a window
-MIXED_REACH: Final = 0.5  # a step that waits for a window of other work hardly shows it
+MIXED_SHARE: Final = 0.3  # of a decode step: how far other work goes in a window beside it
+LEAST_MIXED_NS: Final = 2e6
 
 
 class Situation(Enum):
@@ -17,9 +18,6 @@ class Situation(Enum):
     LONE = auto()  # one batch is in flight, and nothing waits
     PRESSED = auto()  # more waits than fits in flight, so that throughput decides how long requests take
     MIXED = auto()  # sequences decode beside other work; clients watch their steps
-
-
-REACHES: Final = {Situation.LONE: LONE_REACH, Situation.MIXED: MIXED_REACH}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
