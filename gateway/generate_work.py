@@ -29,6 +29,7 @@ def plan(generation: Generation, prompt: TokenIds, generation_eos: TokenIds) -> 
     own_ends = () if stop.ignore_eos else ends(generation, generation_eos)
     stop_token_ids = tuple(dict.fromkeys((*own_ends, *stop.token_ids)))
     _check_prompt_logprobs(generation, len(prompt))
+    _check_ranked(generation, max_tokens)
     _check_draws(generation, stop_token_ids)
     if generation.constraint is not None and not own_ends:
         raise InvalidRequestError(
@@ -83,6 +84,19 @@ def _check_prompt_logprobs(generation: Generation, num_prompt_tokens: int) -> No
             f"prompt_logprobs of {generation.prompt_logprobs} for {num_prompt_tokens:,} tokens do not fit a message; "
             "ask for fewer, or shorten the prompt",
             field="prompt_logprobs",
+        )
+
+
+def _check_ranked(generation: Generation, max_tokens: int) -> None:
+    """Check that samples which are held back until all have ended, with their likelihoods, take bounded memory."""
+    if not generation.is_ranked:
+        return
+    num_rivals = generation.sampling.logprobs or 0
+    if generation.num_samples * max_tokens * (1 + num_rivals) * LOGPROB_BYTES > MAX_MESSAGE_BYTES:
+        raise InputTooLongError(
+            f"best_of {generation.num_samples} samples of {max_tokens:,} tokens with {num_rivals} rivals each are too "
+            "many to hold back; ask for fewer samples, logprobs or max_tokens",
+            field="best_of",
         )
 
 

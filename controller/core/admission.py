@@ -5,7 +5,9 @@ from typing import Final
 
 from controller.core.batch_manager import BatchManager
 from controller.core.block_manager import BlockManager, block_digests
+from controller.core.limits import MAX_START_BYTES
 from controller.core.requests import EncodeItem, GenerateWork, Request
+from controller.core.sequence import start_bytes
 from liger.domain import BatchKind
 from liger.errors import DeadlineError, InputTooLongError, InvalidRequestError, OverloadedError
 
@@ -45,7 +47,8 @@ def check_room(request: Request, num_requests: int, limits: SchedulerLimits, bat
     surplus = num_waiting + request.num_tokens - limits.max_waiting_tokens
     if surplus > 0 and num_waiting > 0:  # a lone one is taken, however long
         kind = _first_kind(request)
-        retry_s = batches.pace.batch_ns(kind, surplus) / 1e9 if batches.pace.is_known(kind) else USUAL_RETRY_S
+        wait_ns = batches.pace.tokens_ns(kind, surplus, batches.max_batch_tokens)
+        retry_s = wait_ns / 1e9 if batches.pace.is_known(kind) else USUAL_RETRY_S
         raise OverloadedError(
             f"{num_waiting:,} tokens wait, and {limits.max_waiting_tokens:,} may; try again",
             retry_after_s=_bounded(retry_s),
@@ -74,7 +77,7 @@ def check_deadline(request: Request, now_ns: int, batches: BatchManager) -> None
         raise DeadlineError(
             f"this takes about {own_ns / 1e9:.2g} s, and {max(left_ns, 0) / 1e9:.2g} s are left; allow more time"
         )
-    ahead_ns = pace.tokens_ns(kind, batches.num_tokens_ahead(request.task, request.priority))
+    ahead_ns = pace.tokens_ns(kind, batches.num_tokens_ahead(request.task, request.priority), batches.max_batch_tokens)
     if ahead_ns + own_ns > left_ns:
         raise OverloadedError(
             f"what waits before this takes about {ahead_ns / 1e9:.2g} s, and {left_ns / 1e9:.2g} s are left; try again",
@@ -122,6 +125,11 @@ def _check_item(item: EncodeItem, limits: ModelLimits) -> None:
 
 
 def _check_generation(work: GenerateWork, limits: ModelLimits, blocks: BlockManager) -> None:
+    if len(work.samplings) * start_bytes(work, work.samplings[0]) > MAX_START_BYTES:
+        raise InvalidRequestError(
+            "biases, token lists and structure are too long for so many samples; give fewer of them, or a smaller n",
+            field="sampling",
+        )
     for sampling in dict.fromkeys(work.samplings):
         named = (*work.stop_token_ids, *sampling.allowed_token_ids, *sampling.banned_token_ids)
         if max((*named, *(token for token, _ in sampling.logit_bias)), default=0) >= limits.vocabulary_size:

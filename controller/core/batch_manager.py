@@ -58,6 +58,11 @@ class BatchManager:
         """Tokens of prompts and inputs that wait to be computed."""
         return self._generation.num_tokens_to_prefill + self._encoding.num_queued_tokens
 
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of a prefill or encode batch, at most."""
+        return self._limits.max_batch_tokens
+
     def num_tokens_ahead(self, task: Task, priority: int) -> int:
         """Return the tokens that are computed before those of a new request."""
         if task is Task.GENERATE:

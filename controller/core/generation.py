@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Final
 
 from controller.core.batch import Batch
-from controller.core.limits import BatchLimits, Sizing
+from controller.core.limits import MAX_START_BYTES, BatchLimits, Sizing
 from controller.core.queues import PriorityQueue
 from controller.core.rows import Chunk, decode_batch, prefill_batch
 from controller.core.sequence import Sequence, SequenceState
@@ -127,10 +127,11 @@ class Generation:
 
     def prefill(self, batch_id: int, slot: int, *, enough: int, most: int) -> Batch | None:
         """Form a batch of chunks, of about `enough` and at most `most` tokens; None if there is nothing to do now."""
-        left = most
+        left, told = most, 0  # told: bytes of the sequences that begin
         appends, chunks = Appends(), list[Chunk]()
         for sequence in sorted(self._prefilling, key=_ORDER):
-            if most - left >= enough:
+            told += 0 if sequence.is_on_ranks else sequence.start_bytes * (1 + len(sequence.followers))
+            if most - left >= enough or (chunks and told > MAX_START_BYTES):
                 break
             start = sequence.num_prefilled
             stop = min(sequence.num_to_prefill, start + left)

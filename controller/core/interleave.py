@@ -109,8 +109,9 @@ class Interleaver:
         if situation is Situation.LONE or steps:
             reach_ns *= LONE_REACH
         elif situation is Situation.MIXED:
-            step_ns = min(self._forward_ns(view.shape) for view in views if view.shape.kind is BatchKind.DECODE)
-            reach_ns = max(min(MIXED_SHARE * step_ns, LONE_REACH * reach_ns), LEAST_MIXED_NS)
+            steps_ns = [self._forward_ns(view.shape) for view in views if view.shape.kind is BatchKind.DECODE]
+            share_ns = MIXED_SHARE * min(steps_ns, default=reach_ns / MIXED_SHARE)
+            reach_ns = max(min(share_ns, LONE_REACH * reach_ns), LEAST_MIXED_NS)
         return _Bounds(slack, reach_ns)
 
     def _forward_ns(self, shape: Shape) -> float:

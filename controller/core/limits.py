@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from liger.domain import BatchKind, Task
+
+MAX_START_BYTES: Final = 8 * 2**20
+"""What the ranks are told of the sequences that begin in one batch, at most: a window holds some batches' starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

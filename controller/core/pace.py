@@ -9,6 +9,7 @@ from typing import Final
 from liger.domain import BatchKind
 
 _BELIEF: Final = 0.05  # share of a new measurement that is believed
+_MOST_AT_ONCE: Final = 4.0  # times longer or shorter than expected: what a pause of the ranks teaches is bounded
 _FIRST_NS: Final = 1e5  # a token, before anything was measured: for shares only, admission asks `is_known`
 _LEAST_SPREAD: Final = 0.02  # of sizes, as a share of their mean squared, from which a slope can be told
 
@@ -57,10 +58,9 @@ class Pace:
             return _FIRST_NS * num_tokens
         return max(0.0, line.time + line.slope * (num_tokens - line.size))
 
-    def tokens_ns(self, kind: BatchKind, num_tokens: int) -> float:
-        """Return what so many tokens add, at the least, to batches that run anyway."""
-        line = self._lines.get(kind)
-        return line.slope * num_tokens if line is not None else 0.0
+    def tokens_ns(self, kind: BatchKind, num_tokens: int, most: int) -> float:
+        """Return what so many tokens take, at the least, in batches of at most `most` tokens."""
+        return num_tokens / most * self.batch_ns(kind, most)
 
     def share_ns(self, kind: BatchKind, num_tokens: int) -> float:
         """Return what so many tokens add, or their share of a batch's time where sizes were all about the same."""
@@ -85,4 +85,5 @@ class Pace:
         if line is None:
             self._lines[kind] = _Line(size, time, size * size, size * time)
         else:
-            line.add(size, time)
+            expected = max(self.batch_ns(kind, num_tokens), 1.0)
+            line.add(size, min(max(time, expected / _MOST_AT_ONCE), expected * _MOST_AT_ONCE))

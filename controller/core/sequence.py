@@ -10,6 +10,10 @@ from controller.core.requests import GenerateWork, Request
 from liger.domain import FinishReason, Sampling
 from liger.schedule import SequenceStart
 
+_START_BYTES: Final = 100  # of a sequence's start, in a message; and of what it may hold
+_BIAS_BYTES: Final = 15
+_ID_BYTES: Final = 5
+
 
 class SequenceState(Enum):
     """Where a sequence is in its life."""
@@ -61,6 +65,7 @@ class Sequence:
     num_unacknowledged: int = 0  # published batches whose results are not there yet
     is_on_ranks: bool = False  # its row has begun there
     is_queued: bool = False
+    start_bytes: int = 0  # see the function
     in_batch: bool = False  # a batch that holds it has segments that are not published yet
     has_run: bool = False
     gave_prompt_logprobs: bool = False
@@ -164,8 +169,18 @@ class Sequence:
         self.advance(SequenceState.RELEASED if waiting else SequenceState.ENDED)
 
 
+def start_bytes(work: GenerateWork, sampling: Sampling) -> int:
+    """Return about how much the ranks are told when a sample begins; its output, after a preemption, comes on top."""
+    ids = len(sampling.allowed_token_ids) + len(sampling.banned_token_ids) + len(work.stop_token_ids)
+    if sampling.repetition_penalty != 1.0 or work.prompt_logprobs is not None:
+        ids += len(work.prompt_token_ids)
+    text = len(work.constraint.text.encode()) if work.constraint is not None else 0
+    return _START_BYTES + _BIAS_BYTES * len(sampling.logit_bias) + _ID_BYTES * ids + text
+
+
 def samples_of(request: Request, work: GenerateWork, opened: int) -> list[Sequence]:
     """Return the samples of a request that was `opened` then."""
+    num_bytes = start_bytes(work, work.samplings[0])
     return [
         Sequence(
             request_id=request.request_id,
@@ -173,6 +188,7 @@ def samples_of(request: Request, work: GenerateWork, opened: int) -> list[Sequen
             work=work,
             sampling=sampling,
             order=(-request.priority, opened, sample),
+            start_bytes=num_bytes,
         )
         for sample, sampling in enumerate(work.samplings)
     ]

@@ -133,7 +133,9 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 3
     """The client cancelled."""
     FINISH_REASON_GRAMMAR: _FinishReason.ValueType  # 4
-    """The structured output is complete: the model's own end was drawn."""
+    """The structured output ended by the model's own end, which is drawn where it is complete, and else only where the
+    constraint became too complex to follow.
+    """
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a sequence ended."""
@@ -146,7 +148,9 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 3
 """The client cancelled."""
 FINISH_REASON_GRAMMAR: FinishReason.ValueType  # 4
-"""The structured output is complete: the model's own end was drawn."""
+"""The structured output ended by the model's own end, which is drawn where it is complete, and else only where the
+constraint became too complex to follow.
+"""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final

@@ -130,8 +130,8 @@ async def refusal(call) -> LigerError | None:
 
 
 async def first_refusal(client: AsyncClient, reason: str, prompt, **options) -> LigerError:
-    """Return how a call is refused because of its deadline, not met by it; the less time is left, the sooner."""
-    for timeout_s in (0.05, 0.1, 0.2, 0.4, 0.8):
+    """Return how a call is refused because of its deadline, not met by it; how much time is too little, ranks say."""
+    for timeout_s in (0.004 * 1.2**power for power in range(30)):
         error = await refusal(generate(client, prompt, timeout_s=timeout_s, **options))
         if error is not None and reason in error.message:
             return error

@@ -33,7 +33,7 @@ def test_the_controller_is_measured_in_three_ways_and_written(tmp_path, capsys, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_no_process_behind(number):
-    command = [sys.executable, "-m", "bench.controller", "--sequences", "4", "--seconds", "0.2"]
+    command = [sys.executable, "-m", "bench.controller", "--sequences", "4", "--seconds", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as bench:
         assert bench.stderr is not None
         for line in bench.stderr:

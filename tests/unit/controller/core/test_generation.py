@@ -1,11 +1,13 @@
 """Paged blocks, prefix cache, forks and preemption, through the scheduler against a rank that keeps tokens as KV."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.events import RequestBroken, RequestEnded, TokensMade
 from controller.core.plan import Strategy
 from liger.domain import FinishReason
+from liger.errors import InvalidRequestError
 from tests.support.scheduling import Run, check_clean, encode, expected_output, generate
 from tests.support.simulated_ranks import SimulatedRank, make_scheduler
 
@@ -115,6 +117,22 @@ def test_a_copied_block_goes_to_no_other_before_the_copy_is_published():
         for sample in range(1 + number % 4):
             expected = expected_output(SHARED[: 2 + number % 9], 1 + number % 5)
             assert run.tokens(f"r{number}", sample) == expected
+    check_clean(run)
+
+
+def test_what_the_ranks_are_told_when_sequences_begin_is_bounded(monkeypatch):
+    monkeypatch.setattr("controller.core.generation.MAX_START_BYTES", 250)
+    monkeypatch.setattr("controller.core.admission.MAX_START_BYTES", 250)
+    run = Run(scheduler=make_scheduler(max_batch_tokens=64, max_length=200))
+    for number in range(6):
+        run.scheduler.submit(generate(f"r{number}", (number, 2), max_tokens=2), 0)
+    planned = run.scheduler.next_window(run.now_ns)
+    assert len(planned[1].sequence_starts) == 2, "two starts of 100 bytes fit"
+    run.outcomes.append(run.rank.run(*planned))
+    with pytest.raises(InvalidRequestError, match="smaller n"):
+        run.scheduler.submit(generate("wide", (1, 2), max_tokens=2, n=3), 0)
+    run.finish()
+    assert all(run.tokens(f"r{number}") == expected_output((number, 2), 2) for number in range(6))
     check_clean(run)
 
 
