@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from gateway.validation.meta_schema import schema_errors
 from liger.errors import InvalidRequestError
 
 FIELD: Final = "structured_output.json_schema"
@@ -44,7 +44,7 @@ def parse_schema(text: str) -> Schema:
     """
     schema = _parse(text)
     _check_depth(schema)
-    error = best_match(Draft202012Validator(Draft202012Validator.META_SCHEMA).iter_errors(schema))
+    error = best_match(schema_errors(schema))
     if error is not None:
         raise refused_at(tuple(error.absolute_path), error.message)
     if isinstance(schema, bool):
@@ -138,7 +138,7 @@ def _too_deep() -> InvalidRequestError:
 
 
 def _check_references(schema: Schema) -> None:
-    resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
+    look_up = _look_up(schema)
     for path, inner in _walk(schema):
         reference = inner.get("$ref") if isinstance(inner, dict) else None
         if reference is None:
@@ -148,9 +148,20 @@ def _check_references(schema: Schema) -> None:
             why = "lies outside of the schema and is not fetched; put it under $defs and refer to #/$defs/…"
             raise refused_at(place, f"{reference!r} {why}")
         try:
-            resolver.lookup(reference)
-        except Unresolvable as error:
+            look_up(reference)
+        except (Unresolvable, ValueError, TypeError, AttributeError) as error:  # or into what is no object or list
             raise refused_at(place, f"{reference!r} leads nowhere in the schema") from error
+
+
+def _look_up(schema: Schema) -> Callable[[str], object]:
+    """Return what follows references; the anchors are gathered here, as a look-up would do it anew each time."""
+    resource = DRAFT202012.create_resource(schema)
+    uri = resource.id() or ""
+    try:
+        registry: Registry[Schema] = Registry().with_resource(uri, resource)
+        return registry.crawl().resolver(uri).lookup
+    except ValueError as error:
+        raise refused_at((), f"an $id in it is no URI: {error}") from error
 
 
 def _walk(schema: Schema) -> Iterator[tuple[Path, Schema]]:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from referencing import Registry
 
+from gateway.validation.json_schema import parse_schema
 from gateway.validation.structured import to_constraint
 from liger.domain import Constraint, ConstraintKind
 from liger.errors import InvalidRequestError
@@ -45,6 +47,15 @@ BAD_SCHEMAS = {
     "an unknown dialect": ({"$schema": "http://x/y", "type": "null"}, "at $.$schema: "),
     "a reference to nowhere": ({"properties": {"a": {"$ref": "#/$defs/a"}}}, "at $.properties.a.$ref: "),
     "an unknown anchor": ({"$ref": "#nowhere"}, "at $.$ref: '#nowhere' leads nowhere"),
+    "a reference into a number": (
+        {"minLength": 3, "$ref": "#/minLength/a"},
+        "at $.$ref: '#/minLength/a' leads nowhere",
+    ),
+    "a reference by no index": ({"anyOf": [{}], "$ref": "#/anyOf/x"}, "at $.$ref: '#/anyOf/x' leads nowhere"),
+    "an identity that is none": ({"items": {"$id": "http://["}, "$id": "http://x/"}, "an $id in it is no URI"),
+    "a name required twice": ({"items": {"required": ["a", "a"]}}, "at $.items.required: ['a', 'a'] has non-unique"),
+    "one type twice": ({"type": ["null", "null"]}, "at $.type: "),
+    "thousands of types of items": ({"required": [*range(8000), "a"]}, "at $.required[7999]: 7999 is not of type"),
     "a reference that is none": ({"items": {"$ref": 3}}, "at $.items.$ref: 3 is not of type"),
     "nothing but itself": ({"$ref": "#"}, "at $: Unsatisfiable"),
     "nested 70 deep": (nested(70), "nested more than 64 deep"),
@@ -156,6 +167,27 @@ CHAIN_OF_RULES = "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4500
 )
 def test_a_constraint_of_hostile_size_is_compiled_without_harm(message):
     assert to_constraint(types_pb2.StructuredOutput(**message)).text == next(iter(message.values()))
+
+
+def test_items_of_several_types_are_not_compared_with_each_other(monkeypatch):
+    def uniq(_items):
+        raise AssertionError("quadratic")
+
+    monkeypatch.setattr("jsonschema._keywords.uniq", uniq)
+    for schema in ({"required": [0, "a"]}, {"type": [0, "a"]}, {"dependentRequired": {"a": [0, "a"]}}):
+        assert "is not" in refusal(json_schema=json.dumps({"items": schema})).message
+
+
+def test_anchors_are_gathered_once_for_all_references(monkeypatch):
+    crawls = []
+    crawl = Registry.crawl
+    monkeypatch.setattr(Registry, "crawl", lambda self: (crawls.append(1), crawl(self))[1])
+
+    parse_schema('{"type": "null"}')  # makes what is made once
+    crawls.clear()
+    parse_schema(json.dumps({"$defs": {"a": {"$anchor": "a"}}, "anyOf": [{"$ref": "#a"}] * 100}))
+
+    assert len(crawls) == 1
 
 
 @pytest.mark.parametrize(
