@@ -14,6 +14,7 @@ _MASK: Final = (1 << 64) - 1
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _FIRST: Final = 0xBF58476D1CE4E5B9
 _SECOND: Final = 0x94D049BB133111EB
+_BELOW_ONE: Final = 1 - 2.0**-53
 
 
 def noise_key(seed: int, sample: int, position: int) -> int:
@@ -35,7 +36,8 @@ def gumbel_noise(keys: Sequence[int], ids: Tensor) -> Tensor:
     scaled = ids * _signed(_GAMMA)
     for row, key in enumerate(keys):  # a row at a time stays in the cache
         mixed = _mix_tensor((scaled if ids.dim() == 1 else scaled[row]) + _signed(key))
-        uniform = _shift(mixed, 11).to(torch.float64).add_(0.5).mul_(2.0**-53)  # in (0, 1)
+        uniform = _shift(mixed, 11).to(torch.float64).add_(0.5).mul_(2.0**-53)  # in (0, 1]
+        uniform.clamp_(max=_BELOW_ONE)  # the largest number of 53 bits, and a half, is rounded to 1: infinite noise
         noise[row] = uniform.log_().neg_().log_().neg_()
     return noise
 

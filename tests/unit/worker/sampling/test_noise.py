@@ -29,6 +29,16 @@ def test_seeds_of_64_bits_are_taken():
     assert torch.isfinite(noise).all()
 
 
+@pytest.mark.parametrize("bits", [-1, 0])
+def test_the_largest_and_smallest_draws_are_finite(monkeypatch, bits):
+    monkeypatch.setattr("worker.sampling.noise._mix_tensor", lambda value: torch.full_like(value, bits))
+
+    noise = gumbel_noise([1], torch.arange(4))
+
+    assert torch.isfinite(noise).all()
+    assert torch.isneginf(noise + -math.inf).all()  # a masked token's
+
+
 def test_noise_is_standard_gumbel():
     noise = gumbel_noise([noise_key(3, 0, position) for position in range(64)], torch.arange(4096)).double()
     # a quarter million draws: mean = Euler's constant, variance = pi² / 6; four standard errors
