@@ -29,6 +29,7 @@ class Generator:
     Args:
         link: Where work goes.
         assets: The models' tokenizers.
+        constraints: Checks those of structured output.
         draw_seed: Gives seeds of 64 bits to those that bring none.
         clock_ns: The clock of CallContext.started_ns.
     """
@@ -37,12 +38,13 @@ class Generator:
         self,
         link: ControllerLink,
         assets: AssetStore,
+        constraints: ConstraintChecker,
         draw_seed: Callable[[], int],
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._link = link
         self._assets = assets
-        self._constraints = ConstraintChecker()
+        self._constraints = constraints
         self._draw_seed = draw_seed
         self._clock_ns = clock_ns
 

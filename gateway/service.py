@@ -10,6 +10,7 @@ from gateway.assets import AssetStore
 from gateway.calls import Calls
 from gateway.catalogue import Catalogue
 from gateway.config import MIB, GatewayConfig
+from gateway.constraints import ConstraintChecker
 from gateway.controller_link import ControllerLink
 from gateway.generate import Generator
 from gateway.identity import AllowAll, IdentityInterceptor
@@ -34,6 +35,7 @@ class GatewayService:
         self._server = RpcServer(interceptors)
         self._calls = Calls(config.max_requests)
         self._catalogue = Catalogue()
+        self._constraints = ConstraintChecker()
         self._link = ControllerLink(
             config.controller, f"gateway-{uuid.uuid4().hex[:12]}", self._catalogue, self._on_change
         )
@@ -48,7 +50,7 @@ class GatewayService:
             calls=self._calls,
             catalogue=self._catalogue,
             assets=assets,
-            generator=Generator(self._link, assets, lambda: secrets.randbits(64)),
+            generator=Generator(self._link, assets, self._constraints, lambda: secrets.randbits(64)),
             inferrer=Inferrer(self._link, assets),
             max_inputs=self._config.max_inputs,
         )
@@ -74,6 +76,7 @@ class GatewayService:
     async def stop(self) -> None:
         """End what is left and stop listening."""
         await self._server.stop(STOP_GRACE_S)
+        self._constraints.close()
         if self._conversation is not None:
             self._conversation.cancel()
             await asyncio.gather(self._conversation, return_exceptions=True)
