@@ -18,6 +18,10 @@ WHITESPACE: Final = r"\x20|\x0A\x20{0,16}"
 # The library compiles rules that lead to rules by recursion. 64 KiB of text need less than 64 MiB; what is not touched
 # costs no memory.
 STACK_BYTES: Final = 256 * 2**20
+# What an ambiguous grammar may grow to under way: a token costs a rank up to the cube of a row's items. The row holds
+# four for each property that an object may leave out, so that 200 of these are taken.
+MAX_ROW_ITEMS: Final = 900
+MAX_MASK_ITEMS: Final = 5000
 
 _STACK_SIZE_LOCK = threading.Lock()  # the size for new threads is the process's
 
@@ -41,7 +45,13 @@ def grammar_of(constraint: Constraint) -> str:
 
 def limits() -> LLParserLimits:
     """Return what compiling a grammar, and one mask of it, may cost; errors quote nothing of the client's."""
-    return LLParserLimits(initial_lexer_fuel=400_000, max_lexer_states=50_000, verbose_errors=False)
+    return LLParserLimits(
+        max_items_in_row=MAX_ROW_ITEMS,
+        step_max_items=MAX_MASK_ITEMS,
+        initial_lexer_fuel=400_000,
+        max_lexer_states=50_000,
+        verbose_errors=False,
+    )
 
 
 def start_deep_thread(name: str) -> ThreadPoolExecutor:

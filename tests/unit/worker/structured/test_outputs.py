@@ -64,6 +64,29 @@ def test_an_output_follows_its_grammar(outputs):
         assert isinstance(eval(re.sub(r"\b0+(?=\d)", "", text)), int)
 
 
+@pytest.mark.parametrize("rules", ['e "+" e | e e | "x" | "+"', 'e e e | e e | "x" | "y"'])
+def test_a_grammar_that_grows_more_ambiguous_with_each_token_is_ended(outputs, rules):
+    outputs.begin(0, grammar(f"start: e\ne: {rules}"))
+    [liked] = outputs.tokens("x")
+    for step in range(300):
+        outputs.advance(0, liked)
+        if set(outputs.allowed(0)) == set(outputs.eos_token_ids):
+            break
+
+    assert 5 < step < 299  # before the work for a token grows out of bounds
+
+
+def test_an_object_of_200_properties_that_it_may_leave_out_is_followed(outputs):
+    names = [f"p{number}" for number in range(200)]
+    constraint = json_schema(json.dumps({"type": "object", "properties": {name: {"type": "null"} for name in names}}))
+    assert to_constraint(from_constraint(constraint)) == constraint
+
+    outputs.begin(0, constraint)
+    outputs.feed(0, '{"p0": null, "p19')
+
+    assert not set(outputs.allowed(0)) <= set(outputs.eos_token_ids)
+
+
 def test_an_output_may_end_only_where_it_is_complete(outputs):
     outputs.begin(0, regex("ab?"))
 
