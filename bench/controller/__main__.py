@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,9 @@ from bench.controller.loopback import measure_loopback
 from bench.controller.made_up import Load
 from bench.controller.report import Report, show, to_json
 from bench.controller.service import measure_service
+from bench.ending import exit_code_of
 from bench.link.machine import describe_machine, read_cpu_time
-from liger.errors import LigerError
-from liger.lifecycle import EXIT_FAILED
 
-_INTERRUPTED: Final = 130
 _LIMIT_S: Final = 180.0  # beyond what was asked for: starting, stopping
 _MOST_SEQUENCES: Final = 4096
 
@@ -29,22 +26,14 @@ _MOST_SEQUENCES: Final = 4096
 def main(arguments: Sequence[str]) -> int:
     """Measure, show, and write a file if one is named; return the exit code."""
     asked = _parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends all processes, as Ctrl-C does
-    try:
-        report = asyncio.run(_measure(asked))
-    except KeyboardInterrupt:
-        print("interrupted; no process is left", file=sys.stderr)
-        return _INTERRUPTED
-    except TimeoutError:
-        print("error: this took far longer than asked for; the machine is too busy", file=sys.stderr)
-        return EXIT_FAILED
-    except LigerError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return EXIT_FAILED
+    return exit_code_of(lambda: _measure_and_show(asked))
+
+
+def _measure_and_show(asked: argparse.Namespace) -> None:
+    report = asyncio.run(_measure(asked))
     show(Console(highlight=False, soft_wrap=True), report)
     if asked.json is not None:
         asked.json.write_text(to_json(report), encoding="utf-8")
-    return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
