@@ -22,8 +22,9 @@ EXCHANGES: Final = frozenset({SegmentKind.ALL_REDUCE, SegmentKind.GATHER, Segmen
 _STEP: Final = 0.05  # share of an observed deviation that is believed
 _MOST_AT_ONCE: Final = 2.0  # an observation counts as at most so many times longer or shorter
 _MOST: Final = 4.0  # a correction is at most so large
-_HYSTERESIS: Final = 0.15  # a correction enters predictions when it has moved by so much
-_RENEW_EVERY: Final = 64  # windows, at least, between two versions: plans are cached by version
+_HYSTERESIS: Final = 0.1  # a correction enters predictions when it has moved by so much
+_RENEW_EVERY: Final = 8  # windows at least between the first versions; each later one takes longer to come
+_RENEW_RARELY: Final = 64  # but not more than so many
 _NUM_WINDOWS: Final = 256  # over which the error is taken
 _LEAST_NS: Final = 1.0
 
@@ -101,7 +102,7 @@ class CostModel:
         Called once a window.
         """
         self._since_renewal += 1
-        if self._since_renewal < _RENEW_EVERY:
+        if self._since_renewal < min(_RENEW_EVERY * self.version, _RENEW_RARELY):
             return False
         moved = [one for one in self._learnt.values() if abs(log(one.pending / one.active)) > _HYSTERESIS]
         if not moved:
