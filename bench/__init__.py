@@ -3,5 +3,5 @@
 Reading map: `controller` (the controller alone), `generation` (one chat model against transformers, with `reference`),
 `link` (the strategies over a slow link), `mixed` (streams beside embeddings), `planner` (how long planning takes),
 `prefix` (what the prefix cache saves). Shared: `one_model` (a cluster with one model), `words` (what clients send),
-`ending` (exit codes).
+`made_model` (forwards and a profile without ranks), `ending` (exit codes).
 """

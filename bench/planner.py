@@ -16,15 +16,15 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Final
 
+from bench.made_model import made_forwards, made_profile
 from controller.core.batch import Batch
-from controller.core.cost_model import EXCHANGES, CostModel, Shape
+from controller.core.cost_model import CostModel, Shape
 from controller.core.interleave import Interleaver
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
 from controller.core.situation import InterleaveOptions, Situation, View
-from liger.domain import BatchKind, Lane, SegmentKind
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
-from liger.schedule import BatchStart, DecodeRows, EncodeRows, PrefillRows, Segment
+from liger.domain import BatchKind
+from liger.schedule import BatchStart, DecodeRows, EncodeRows, PrefillRows
 
 LIMIT_US: Final = 300.0  # of a cached window
 DEPTH: Final = 3
@@ -37,17 +37,6 @@ MIX: Final = (
     (BatchKind.DECODE, 8),
     (BatchKind.ENCODE, 300),
 )
-
-_SHARES: Final = {
-    SegmentKind.EMBED: 0.1,
-    SegmentKind.ATTENTION: 1.0,
-    SegmentKind.MLP: 2.0,
-    SegmentKind.HEAD: 0.5,
-    SegmentKind.SAMPLE: 0.2,
-    SegmentKind.ALL_REDUCE: 1.5,
-    SegmentKind.GATHER: 0.1,
-}
-_LAYER: Final = (SegmentKind.ATTENTION, SegmentKind.ALL_REDUCE, SegmentKind.MLP, SegmentKind.ALL_REDUCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,38 +60,9 @@ class Run:
     searches: tuple[Search, ...]
 
 
-def made_forwards(num_layers: int) -> Forwards:
-    """Return the forwards of a language model."""
-
-    def segment(kind: SegmentKind, layer: int) -> Segment:
-        return Segment(kind=kind, lane=Lane.COMMUNICATION if kind in EXCHANGES else Lane.COMPUTE, layer=layer)
-
-    body = [segment(SegmentKind.EMBED, 0), *(segment(kind, layer) for layer in range(num_layers) for kind in _LAYER)]
-    ends = [segment(kind, num_layers) for kind in (SegmentKind.HEAD, SegmentKind.GATHER, SegmentKind.SAMPLE)]
-    drawing = (*body, *ends)
-    return {BatchKind.ENCODE: (*body, *ends[:2]), BatchKind.PREFILL: drawing, BatchKind.DECODE: drawing}
-
-
 def made_costs() -> CostModel:
     """Return costs that grow with tokens from a floor, a layer of 128 tokens taking about 10 ms."""
-    samples = tuple(
-        SegmentSample(
-            batch=None if kind in EXCHANGES else batch,
-            segment=kind,
-            num_tokens=num_tokens,
-            context=0,
-            duration_ns=round(share * (50_000 + 12_000 * num_tokens)),
-        )
-        for batch, (kind, share), num_tokens in product(BatchKind, _SHARES.items(), (1, 4096))
-    )
-    beside = ContentionSample(
-        compute=SegmentKind.MLP,
-        compute_tokens=128,
-        communication_bytes=128 * 4096,
-        compute_factor=1.1,
-        communication_factor=1.2,
-    )
-    return CostModel(ProfileTable(key="made up", activation_bytes=4096, segments=samples, contention=(beside,)))
+    return CostModel(made_profile(floor_ns=50_000, token_ns=12_000))
 
 
 def made_batch(number: int, kind: BatchKind, num_tokens: int) -> Batch:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import count
 from random import Random
 from typing import Final
 
-from bench.planner import made_forwards
-from liger.domain import BatchKind, ModelCard, SegmentKind, Task
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from bench import made_model
+from liger.domain import ModelCard, SegmentKind, Task
+from liger.profile import ProfileTable
 from liger.rpc.status import from_message
 from liger.v1 import controller_pb2, types_pb2
 
@@ -17,7 +17,7 @@ BLOCK_SIZE: Final = 16
 PROMPT_TOKENS: Final = 128
 MOST_TOKENS: Final = 256  # of an output
 ACKNOWLEDGE_EVERY: Final = 64  # tokens of a sample, as gateways do
-FORWARDS: Final = made_forwards(30)
+FORWARDS: Final = made_model.made_forwards(30)
 CARD: Final = ModelCard(
     name=MODEL,
     architecture="MadeUp",
@@ -29,43 +29,17 @@ CARD: Final = ModelCard(
     fingerprint="made-up",
 )
 
-_EXCHANGES: Final = frozenset({SegmentKind.ALL_REDUCE, SegmentKind.GATHER})
-_SHARES: Final = {
-    SegmentKind.EMBED: 0.1,
-    SegmentKind.ATTENTION: 1.0,
-    SegmentKind.MLP: 2.0,
-    SegmentKind.HEAD: 0.5,
-    SegmentKind.SAMPLE: 0.2,
-    SegmentKind.ALL_REDUCE: 1.5,
-    SegmentKind.GATHER: 0.1,
-}
+_SPEED: Final = {"floor_ns": 20_000, "token_ns": 200}
 
 
 def duration_ns(segment: SegmentKind, num_tokens: int) -> int:
     """Return how long a segment takes: a decode step of 256 sequences takes 13 ms where nothing overlaps."""
-    return round(_SHARES[segment] * (20_000 + 200 * num_tokens))
+    return made_model.made_duration_ns(segment, num_tokens, **_SPEED)
 
 
 def made_profile() -> ProfileTable:
     """Return what ranks would measure of this model."""
-    samples = tuple(
-        SegmentSample(
-            batch=None if kind in _EXCHANGES else batch,
-            segment=kind,
-            num_tokens=num_tokens,
-            context=0,
-            duration_ns=duration_ns(kind, num_tokens),
-        )
-        for batch, kind, num_tokens in product(BatchKind, _SHARES, (1, 4096))
-    )
-    beside = ContentionSample(
-        compute=SegmentKind.MLP,
-        compute_tokens=128,
-        communication_bytes=128 * 4096,
-        compute_factor=1.1,
-        communication_factor=1.2,
-    )
-    return ProfileTable(key="made up", activation_bytes=4096, segments=samples, contention=(beside,))
+    return made_model.made_profile(**_SPEED)
 
 
 def blocks_for(num_sequences: int) -> int:
