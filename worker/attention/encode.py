@@ -1,6 +1,6 @@
 """Attention of encode batches: whole inputs, no cache."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from worker.attention.groups import Group, OwnGroup, contiguous_rows, group_equa
 
 class EncodeAttention:
     """Attends within each of a batch's inputs."""
+
+    bucket: Hashable | None = None  # it depends on the lengths of all inputs
 
     def __init__(self, groups: Sequence[Group], places: Tensor | None) -> None:
         self._groups = groups

@@ -1,6 +1,6 @@
 """Attention of prefill and decode batches over the paged cache."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Final
 
 import torch
@@ -16,6 +16,8 @@ _MAX_PADDING: Final = 1.25  # longest over shortest context in a group of longer
 
 class PagedAttention:
     """Writes a batch's keys and values to the cache, then attends over all that each token may see."""
+
+    bucket: Hashable | None = None  # it depends on the lengths of all sequences
 
     def __init__(self, cache: KvCache, slot_mapping: Tensor, groups: Sequence[Group], places: Tensor | None) -> None:
         self._cache = cache
