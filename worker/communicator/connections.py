@@ -21,16 +21,21 @@ class Connections:
 
     stage: Communicator  # with the ranks of its own stage
     links: StageLinks  # with its likes in other stages
+    host: Communicator  # with the ranks of its own stage, for tensors of the host; the stage's own on the CPU
 
     def abort(self) -> None:
         """End all exchanges under way with an error. May be called from another thread."""
         self.stage.abort()
         self.links.abort()
+        if self.host is not self.stage:
+            self.host.abort()
 
     def close(self) -> None:
         """Let go of all connections."""
         self.stage.close()
         self.links.close()
+        if self.host is not self.stage:
+            self.host.close()
 
 
 class Connector:
@@ -60,7 +65,7 @@ class Connector:
         if plan.tp_size > 1:
             stage = self._open(f"stage/{plan.pp_stage}", plan.tp_rank, plan.tp_size)
             stage = NullCommunicator(stage) if is_null else stage
-        return Connections(stage=stage, links=NullLinks() if is_null else self._link())
+        return Connections(stage=stage, links=NullLinks() if is_null else self._link(), host=stage)
 
     def _link(self) -> GlooLinks:
         """Open the ways in the same order on all ranks, as each waits for its other end."""

@@ -18,6 +18,8 @@ _NUM_THREADS: Final = 2  # beside busy compute, one falls behind
 class GlooExchange:
     """One exchange under way."""
 
+    span = None
+
     def __init__(self, work: Any, result: Callable[[], tuple[Tensor, ...]]) -> None:
         self._work = work
         self._result = result
@@ -56,6 +58,7 @@ class GlooCommunicator:
     def __init__(self, store: Any, *, rank: int, world_size: int, host: str, limit_s: float) -> None:
         self.rank = rank
         self.world_size = world_size
+        self.timed = False  # on the CPU every exchange tells its end
         options = _GLOO._Options()  # noqa: SLF001 - the only way to name the interface
         options._devices = [_GLOO.create_device(hostname=host)]  # noqa: SLF001
         options._timeout = timedelta(seconds=limit_s)  # noqa: SLF001
@@ -64,6 +67,11 @@ class GlooCommunicator:
             self._group = _GLOO(store, rank, world_size, options)
         except RuntimeError as error:
             raise GroupFailedError(f"the ranks did not find one another: {_first_line(error)}") from error
+
+    def partial(self, slot: int, place: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+        """Return new memory each time."""
+        del slot, place
+        return torch.empty(shape, dtype=dtype)
 
     def all_reduce(self, partial: Tensor) -> GlooExchange:
         """Sum partial sums in place; Gloo gives every rank the same bytes."""
