@@ -161,8 +161,9 @@ class _Assembly:
 
 
 def _projection(weight: Tensor, bias: Tensor | None = None) -> Linear:
-    """Keep a weight [outputs, inputs] column by column, with which products of few rows are 10 % faster on CPUs."""
-    return DenseLinear(weight.t().contiguous().t(), bias)
+    """Keep a weight [outputs, inputs] row by row; on CPUs column by column: products of few rows are 10 % faster so."""
+    kept = weight.t().contiguous().t() if weight.device.type == "cpu" else weight.contiguous()
+    return DenseLinear(kept, bias)
 
 
 def _join(parts: list[Tensor]) -> Tensor:

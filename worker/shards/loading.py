@@ -8,6 +8,7 @@ import torch
 from worker.shards.assembly import assemble
 from worker.shards.checkpoint import open_checkpoint
 from worker.shards.families.registry import ARCHITECTURES
+from worker.shards.ops import Ops
 from worker.shards.partition import partition
 from worker.shards.rotary import build_rotary
 from worker.shards.shard import Shard
@@ -25,6 +26,7 @@ def load_shard(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     progress: Callable[[float], None] | None = None,
+    ops: Ops | None = None,
 ) -> Shard:
     """Load what rank `tp_rank` of `tp_size` holds of a model; all of it is checked before anything is read.
 
@@ -37,6 +39,7 @@ def load_shard(
         dtype: Type of the weights in memory.
         device: Where they are put.
         progress: Is told the share of the bytes read, 0 to 1, tensor by tensor.
+        ops: How the shard computes on that device; None for torch's own functions.
 
     Raises:
         ModelFolderError: Weights are missing, truncated, quantised or do not fit the config.
@@ -63,4 +66,5 @@ def load_shard(
         weights=weights,
         rotary=build_rotary(spec.rope, spec.head_dim, dtype, device) if spec.rope else None,
         weight_bytes=slices.held_bytes,
+        ops=ops,
     )

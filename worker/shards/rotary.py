@@ -12,7 +12,7 @@ from worker.shards.spec import RopeKind, RopeSpec
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """How far each token of a batch turns its heads."""
+    """How far each token of a batch turns its heads; both halves of a head turn alike."""
 
     cosines: Tensor  # [num_tokens, 1, head_dim]
     sines: Tensor  # [num_tokens, 1, head_dim], the first half negative
@@ -21,6 +21,16 @@ class Rotation:
         """Turn [num_tokens, heads, head_dim]; dimension i pairs with i + head_dim / 2."""
         swapped = heads.roll(heads.shape[-1] // 2, -1)
         return torch.addcmul(heads * self.cosines, swapped, self.sines)
+
+    def first(self, num_tokens: int) -> "Rotation":
+        """Return that of the first tokens, in the same memory."""
+        return Rotation(self.cosines[:num_tokens], self.sines[:num_tokens])
+
+    def copy_(self, other: "Rotation") -> "Rotation":
+        """Become another of as many tokens, in this one's memory."""
+        self.cosines.copy_(other.cosines)
+        self.sines.copy_(other.sines)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,14 @@ class Rotary:
         whole_cosines = torch.cat((cosines, cosines), -1).mul_(self.scale)
         whole_sines = torch.cat((-sines, sines), -1).mul_(self.scale)
         return Rotation(whole_cosines.to(self.dtype).unsqueeze(1), whole_sines.to(self.dtype).unsqueeze(1))
+
+    def allocate(self, num_tokens: int) -> Rotation:
+        """Return memory for the rotation of so many tokens, without values."""
+        shape = (num_tokens, 1, 2 * len(self.frequencies))
+        return Rotation(
+            torch.empty(shape, dtype=self.dtype, device=self.frequencies.device),
+            torch.empty(shape, dtype=self.dtype, device=self.frequencies.device),
+        )
 
 
 def build_rotary(spec: RopeSpec, head_dim: int, dtype: torch.dtype, device: torch.device | str) -> Rotary:

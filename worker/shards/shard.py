@@ -1,26 +1,18 @@
 """One rank's part of a model: partial sums in, partial sums out, no communication."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own usage
 from torch import Tensor
 
 from worker.attention.interface import Attend
-from worker.shards.norm import Norm, add_norm
+from worker.shards.norm import Norm
+from worker.shards.ops import Ops, TorchOps
 from worker.shards.partition import Partition
 from worker.shards.rotary import Rotary, Rotation
-from worker.shards.spec import ActivationKind, ModelSpec
+from worker.shards.spec import ModelSpec
 from worker.shards.weights import ShardWeights
-
-_ACTIVATIONS: Final[dict[ActivationKind, Callable[[Tensor], Tensor]]] = {
-    ActivationKind.SILU: F.silu,
-    ActivationKind.GELU: F.gelu,
-    ActivationKind.GELU_TANH: lambda hidden: F.gelu(hidden, approximate="tanh"),
-    ActivationKind.RELU: F.relu,
-}
 
 
 @dataclass(slots=True)
@@ -51,6 +43,7 @@ class Shard:
         weights: Of those layers; embeddings with layer 0, the head with the last.
         rotary: None without rotary positions.
         weight_bytes: Memory of all weights.
+        ops: How this rank's device computes what is no projection; None for torch's own functions.
     """
 
     def __init__(
@@ -62,6 +55,7 @@ class Shard:
         weights: ShardWeights,
         rotary: Rotary | None,
         weight_bytes: int,
+        ops: Ops | None = None,
     ) -> None:
         self.spec = spec
         self.partition = partition
@@ -75,62 +69,94 @@ class Shard:
         self._embedding = weights.embedding
         self._head = weights.head
         self._rotary = rotary
-        self._activate = _ACTIVATIONS[spec.activation]
+        self._ops: Ops = ops or TorchOps()
 
-    def embed(self, token_ids: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Activation:
-        """Look tokens up; all arguments are [num_tokens] int64, token types default to 0."""
+    def allocate_rotation(self, num_tokens: int) -> Rotation | None:
+        """Return memory for the rotation of so many tokens; None without rotary positions."""
+        return self._rotary.allocate(num_tokens) if self._rotary else None
+
+    def embed(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        token_type_ids: Tensor | None = None,
+        *,
+        residual: Tensor | None = None,
+        rotation: Rotation | None = None,
+    ) -> Activation:
+        """Look tokens up.
+
+        Args:
+            token_ids: [num_tokens] int64, as are the next two.
+            positions: In the sequences.
+            token_type_ids: All 0 by default.
+            residual: Memory for the residual, [num_tokens, hidden]; allocated by default.
+            rotation: Memory for the rotation of so many tokens; allocated by default.
+        """
         tables = self._embedding
         assert tables is not None, "this rank's stage holds no embeddings"
-        hidden = F.embedding(token_ids, tables.tokens)
         if tables.project_in is not None:
-            hidden = tables.project_in(hidden)
+            hidden = tables.project_in(F.embedding(token_ids, tables.tokens), residual)
+        elif residual is not None:
+            hidden = torch.index_select(tables.tokens, 0, token_ids, out=residual)
+        else:
+            hidden = F.embedding(token_ids, tables.tokens)
         if tables.token_types is not None:
             types = tables.token_types[0] if token_type_ids is None else F.embedding(token_type_ids, tables.token_types)
             hidden.add_(types)
         if tables.positions is not None:
             hidden.add_(F.embedding(positions + self.spec.position_offset, tables.positions))
-        return self.resume(hidden, positions)
+        return self.resume(hidden, positions, rotation=rotation)
 
     def suspend(self, act: Activation) -> Tensor:
         """End a stage that is not the last: the residual [num_tokens, hidden] with all addends, for `resume`."""
-        residual, _ = add_norm(act.residual, act.addends, act.bias, None)
+        residual, _ = self._ops.add_norm(act.residual, act.addends, act.bias, None)
         return residual
 
-    def resume(self, residual: Tensor, positions: Tensor) -> Activation:
-        """Begin a stage with what the stage before gave by `suspend`, and the positions [num_tokens] int64."""
-        rotation = self._rotary.rotation(positions) if self._rotary else None
-        return Activation(residual, positions, rotation=rotation)
+    def resume(
+        self, arrived: Tensor, positions: Tensor, *, residual: Tensor | None = None, rotation: Rotation | None = None
+    ) -> Activation:
+        """Begin a stage.
 
-    def attention(self, layer: int, act: Activation, attend: Attend) -> Tensor:
-        """Take the addends in and attend: this rank's partial sums [num_tokens, hidden]."""
+        Args:
+            arrived: What the stage before gave by `suspend`, [num_tokens, hidden]; becomes the residual.
+            positions: [num_tokens] int64.
+            residual: Memory to copy it to; it stays in its own by default.
+            rotation: Memory for the rotation of so many tokens; allocated by default.
+        """
+        turned = self._rotary.rotation(positions) if self._rotary else None
+        if turned is not None and rotation is not None:
+            turned = rotation.copy_(turned)
+        held = arrived if residual is None else residual.copy_(arrived)
+        return Activation(held, positions, rotation=turned)
+
+    def attention(self, layer: int, act: Activation, attend: Attend, out: Tensor | None = None) -> Tensor:
+        """Take the addends in and attend: this rank's partial sums [num_tokens, hidden], in `out` if it is given."""
         weights = self._weights[layer]
         hidden = self._take_addends(act, weights.attention_norm, weights.out_bias)
         num_tokens, (heads, kv_heads) = len(hidden), (self.num_heads, self.num_kv_heads)
         qkv = weights.qkv(hidden).view(num_tokens, heads + 2 * kv_heads, self.spec.head_dim)
-        turned = qkv[:, : heads + kv_heads]
-        if weights.qk_scale is not None:
-            turned = F.rms_norm(turned, turned.shape[-1:], None, self.spec.norm_eps) * weights.qk_scale
-        if act.rotation is not None:
-            turned = act.rotation(turned)
-        return weights.out(attend(layer, turned[:, :heads], turned[:, heads:], qkv[:, heads + kv_heads :]))
+        turned, value = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+        query, key = self._ops.rotate(turned, heads, act.rotation, weights.qk_scale, self.spec.norm_eps)
+        return weights.out(attend(layer, query, key, value), out)
 
-    def mlp(self, layer: int, act: Activation) -> Tensor:
-        """Take the addends in and run the MLP: this rank's partial sums [num_tokens, hidden]."""
-        return self.mlp_rows(layer, self.mlp_input(layer, act))
+    def mlp(self, layer: int, act: Activation, out: Tensor | None = None) -> Tensor:
+        """Take the addends in and run the MLP: this rank's partial sums [num_tokens, hidden], in `out` if given."""
+        return self.mlp_rows(layer, self.mlp_input(layer, act), out)
 
-    def mlp_input(self, layer: int, act: Activation) -> Tensor:
-        """Take the addends in: what `mlp_rows` reads, [num_tokens, hidden]; good until the next segment's addends."""
+    def mlp_input(self, layer: int, act: Activation, out: Tensor | None = None) -> Tensor:
+        """Take the addends in: what `mlp_rows` reads, [num_tokens, hidden], in `out` if it is given.
+
+        Otherwise it is good until the next segment's addends.
+        """
         weights = self._weights[layer]
-        return self._take_addends(act, weights.mlp_norm, weights.down_bias)
+        return self._take_addends(act, weights.mlp_norm, weights.down_bias, out)
 
-    def mlp_rows(self, layer: int, hidden: Tensor) -> Tensor:
-        """Run the MLP on some rows of its input: this rank's partial sums [rows, hidden]."""
+    def mlp_rows(self, layer: int, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """Run the MLP on some rows of its input: this rank's partial sums [rows, hidden], in `out` if it is given."""
         weights = self._weights[layer]
-        hidden = weights.up(hidden)
-        if self.spec.gated_mlp:
-            gate, hidden = hidden.chunk(2, -1)
-            return weights.down(self._activate(gate).mul_(hidden))
-        return weights.down(self._activate(hidden))
+        pass_on = self._ops.gate if self.spec.gated_mlp else self._ops.activate
+        return weights.down(pass_on(weights.up(hidden), self.spec.activation), out)
 
     def finish(self, act: Activation) -> Tensor:
         """Take the last addends in: the model's hidden states [num_tokens, output_size], equal on all ranks."""
@@ -150,10 +176,12 @@ class Shard:
             hidden = self._head.dense(hidden).tanh_()
         return self._head.classifier(hidden).to(torch.float32)
 
-    def _take_addends(self, act: Activation, norm: Norm | None, next_bias: Tensor | None) -> Tensor:
+    def _take_addends(
+        self, act: Activation, norm: Norm | None, next_bias: Tensor | None, out: Tensor | None = None
+    ) -> Tensor:
         """Return what the next block reads; where norms come last, that is also the new residual."""
-        act.residual, hidden = add_norm(act.residual, act.addends, act.bias, norm)
-        if not self.spec.norm_first:
-            act.residual = hidden
+        act.residual, hidden = self._ops.add_norm(
+            act.residual, act.addends, act.bias, norm, norm_last=not self.spec.norm_first, out=out
+        )
         act.addends, act.bias = (), next_bias
         return hidden
