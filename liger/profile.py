@@ -28,6 +28,18 @@ class ContentionSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeChoice:
+    """One way to all-reduce so many tokens' activations, where ranks have several."""
+
+    num_tokens: int
+    is_beside_compute: bool
+    communicator: str  # by its name, such as nccl or copy-engine
+    duration_ns: int
+    delay_ns: int = 0  # by which compute beside it is later
+    is_chosen: bool = False  # of the ways with the same tokens and the same beside, one is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileTable:
     """The slowest rank's measurement at each place; equal on all ranks of a group."""
 
@@ -35,3 +47,4 @@ class ProfileTable:
     activation_bytes: int  # of one token, which an all-reduce exchanges
     segments: tuple[SegmentSample, ...] = ()
     contention: tuple[ContentionSample, ...] = ()
+    exchange_choices: tuple[ExchangeChoice, ...] = ()  # all ways tried; none where ranks have but one

@@ -2,7 +2,7 @@
 
 from liger.domain import BatchKind, SegmentKind
 from liger.errors import InvalidRequestError
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from liger.profile import ContentionSample, ExchangeChoice, ProfileTable, SegmentSample
 from liger.v1 import types_pb2, worker_pb2
 
 
@@ -31,6 +31,17 @@ def from_profile(table: ProfileTable) -> worker_pb2.ProfileTable:
             )
             for sample in table.contention
         ],
+        exchange_choices=[
+            worker_pb2.ProfileTable.ExchangeChoice(
+                num_tokens=choice.num_tokens,
+                is_beside_compute=choice.is_beside_compute,
+                communicator=choice.communicator,
+                duration_ns=choice.duration_ns,
+                delay_ns=choice.delay_ns,
+                is_chosen=choice.is_chosen,
+            )
+            for choice in table.exchange_choices
+        ],
     )
 
 
@@ -46,6 +57,7 @@ def to_profile(message: worker_pb2.ProfileTable) -> ProfileTable:
             activation_bytes=message.activation_bytes,
             segments=tuple(map(_to_segment, message.segments)),
             contention=tuple(map(_to_contention, message.contention)),
+            exchange_choices=tuple(map(_to_choice, message.exchange_choices)),
         )
     except ValueError as error:
         raise InvalidRequestError(f"a profile is not known here: {error}", field="segments") from error
@@ -78,4 +90,19 @@ def _to_contention(message: worker_pb2.ProfileTable.ContentionSample) -> Content
         communication_bytes=message.communication_bytes,
         compute_factor=message.compute_factor,
         communication_factor=message.communication_factor,
+    )
+
+
+def _to_choice(message: worker_pb2.ProfileTable.ExchangeChoice) -> ExchangeChoice:
+    if message.num_tokens < 1 or message.duration_ns < 0 or message.delay_ns < 0:
+        raise ValueError(f"{message.num_tokens} tokens in {message.duration_ns} ns, {message.delay_ns} ns of delay")
+    if not message.communicator:
+        raise ValueError("a way to exchange without a name")
+    return ExchangeChoice(
+        num_tokens=message.num_tokens,
+        is_beside_compute=message.is_beside_compute,
+        communicator=message.communicator,
+        duration_ns=message.duration_ns,
+        delay_ns=message.delay_ns,
+        is_chosen=message.is_chosen,
     )

@@ -117,6 +117,7 @@ class Submit(_message.Message):
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     GENERATE_FIELD_NUMBER: _builtins.int
     ENCODE_FIELD_NUMBER: _builtins.int
+    FIRST_STREAM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The client's or gateway's id, unique among requests under way. Owner: gateway."""
     model: _builtins.str
@@ -127,6 +128,10 @@ class Submit(_message.Message):
     """Higher goes sooner, -100 to 100. Owner: client."""
     timeout_s: _builtins.float
     """Time left until the client's deadline, in seconds; unset if it has none. Owner: gateway."""
+    first_stream: _builtins.int
+    """Number of the first sample's stream of tokens, at most 2^63; the other samples' follow. Unlike any other's in this
+    conversation. With it, tokens may come in columns (StepTokens.streams). Owner: gateway.
+    """
     @_builtins.property
     def trace_context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """W3C trace context and baggage, by header name. Owner: client."""
@@ -150,15 +155,20 @@ class Submit(_message.Message):
         trace_context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         generate: Global___GenerateWork | None = ...,
         encode: Global___EncodeWork | None = ...,
+        first_stream: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "encode", b"encode", "generate", b"generate", "timeout_s", b"timeout_s", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_stream", b"_first_stream", "_timeout_s", b"_timeout_s", "encode", b"encode", "first_stream", b"first_stream", "generate", b"generate", "timeout_s", b"timeout_s", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "encode", b"encode", "generate", b"generate", "model", b"model", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout_s", b"timeout_s", "trace_context", b"trace_context", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_stream", b"_first_stream", "_timeout_s", b"_timeout_s", "encode", b"encode", "first_stream", b"first_stream", "generate", b"generate", "model", b"model", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout_s", b"timeout_s", "trace_context", b"trace_context", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_stream: _TypeAlias = _typing.Literal["first_stream"]  # noqa: Y015
+    _WhichOneofArgType__first_stream: _TypeAlias = _typing.Literal["_first_stream", b"_first_stream"]  # noqa: Y015
     _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
     _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["generate", "encode"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_stream) -> _WhichOneofReturnType__first_stream | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
     @_typing.overload
@@ -519,23 +529,43 @@ Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
 
 @_typing.final
 class StepTokens(_message.Message):
-    """What one window gave, in one message: requests are many, and each message costs."""
+    """What one window gave, in one message: requests are many, and each message costs. A sample's tokens in the columns
+    come before those of its part.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    OFFSETS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleTokens]:
-        """At most one for each sample. Owner: controller."""
+        """Samples that begin or end, or have more to tell than their tokens: at most one part for each. Owner: controller."""
+
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One token each of other samples, in columns of one length. Whose it is: see Submit.first_stream. Owner: controller."""
+
+    @_builtins.property
+    def offsets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of that sample before it. Owner: controller."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The token. Owner: ranks."""
 
     def __init__(
         self,
         *,
         tokens: _abc.Iterable[Global___SampleTokens] | None = ...,
+        streams: _abc.Iterable[_builtins.int] | None = ...,
+        offsets: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offsets", b"offsets", "streams", b"streams", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1265,6 +1295,64 @@ class GetProfileResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prediction_error) -> _WhichOneofReturnType__prediction_error | None: ...
 
 Global___GetProfileResponse: _TypeAlias = GetProfileResponse  # noqa: Y015
+
+@_typing.final
+class RenewProfileRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group; empty for the only one. Owner: operator."""
+    timeout_s: _builtins.float
+    """Longest wait for what is in flight, in seconds; unset is 30. Owner: operator."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        timeout_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "group", b"group", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
+
+Global___RenewProfileRequest: _TypeAlias = RenewProfileRequest  # noqa: Y015
+
+@_typing.final
+class RenewProfileResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ENDED_EPOCH_FIELD_NUMBER: _builtins.int
+    NUM_FINISHED_FIELD_NUMBER: _builtins.int
+    NUM_ABANDONED_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """Which group. Owner: controller."""
+    ended_epoch: _builtins.int
+    """The epoch that ended; the ranks measure in a later one. Owner: controller."""
+    num_finished: _builtins.int
+    """Requests that were finished. Owner: controller."""
+    num_abandoned: _builtins.int
+    """Requests that were given up when the time was over. Owner: controller."""
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        ended_epoch: _builtins.int = ...,
+        num_finished: _builtins.int = ...,
+        num_abandoned: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_epoch", b"ended_epoch", "group", b"group", "num_abandoned", b"num_abandoned", "num_finished", b"num_finished"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewProfileResponse: _TypeAlias = RenewProfileResponse  # noqa: Y015
 
 @_typing.final
 class Correction(_message.Message):

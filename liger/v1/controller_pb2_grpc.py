@@ -60,6 +60,11 @@ class ControllerServiceStub:
                 request_serializer=liger_dot_v1_dot_controller__pb2.GetProfileRequest.SerializeToString,
                 response_deserializer=liger_dot_v1_dot_controller__pb2.GetProfileResponse.FromString,
                 _registered_method=True)
+        self.RenewProfile = channel.unary_unary(
+                '/liger.v1.ControllerService/RenewProfile',
+                request_serializer=liger_dot_v1_dot_controller__pb2.RenewProfileRequest.SerializeToString,
+                response_deserializer=liger_dot_v1_dot_controller__pb2.RenewProfileResponse.FromString,
+                _registered_method=True)
         self.ExplainPlan = channel.unary_unary(
                 '/liger.v1.ControllerService/ExplainPlan',
                 request_serializer=liger_dot_v1_dot_controller__pb2.ExplainPlanRequest.SerializeToString,
@@ -121,6 +126,13 @@ class ControllerServiceServicer:
 
     def GetProfile(self, request, context):
         """Returns what the ranks of a group measured, and how well predictions from it hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewProfile(self, request, context):
+        """Makes a group finish what is in flight and begin a new epoch, in which its ranks measure anew. Returns when it begins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,6 +200,11 @@ def add_ControllerServiceServicer_to_server(servicer, server):
                     servicer.GetProfile,
                     request_deserializer=liger_dot_v1_dot_controller__pb2.GetProfileRequest.FromString,
                     response_serializer=liger_dot_v1_dot_controller__pb2.GetProfileResponse.SerializeToString,
+            ),
+            'RenewProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewProfile,
+                    request_deserializer=liger_dot_v1_dot_controller__pb2.RenewProfileRequest.FromString,
+                    response_serializer=liger_dot_v1_dot_controller__pb2.RenewProfileResponse.SerializeToString,
             ),
             'ExplainPlan': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainPlan,
@@ -351,6 +368,33 @@ class ControllerService:
             '/liger.v1.ControllerService/GetProfile',
             liger_dot_v1_dot_controller__pb2.GetProfileRequest.SerializeToString,
             liger_dot_v1_dot_controller__pb2.GetProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/liger.v1.ControllerService/RenewProfile',
+            liger_dot_v1_dot_controller__pb2.RenewProfileRequest.SerializeToString,
+            liger_dot_v1_dot_controller__pb2.RenewProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

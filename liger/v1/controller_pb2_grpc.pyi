@@ -43,6 +43,8 @@ class ControllerServiceStub:
     """Stops new work on a group, finishes what is in flight, within a limit."""
     GetProfile: _grpc.UnaryUnaryMultiCallable[_controller_pb2.GetProfileRequest, _controller_pb2.GetProfileResponse]
     """Returns what the ranks of a group measured, and how well predictions from it hold."""
+    RenewProfile: _grpc.UnaryUnaryMultiCallable[_controller_pb2.RenewProfileRequest, _controller_pb2.RenewProfileResponse]
+    """Makes a group finish what is in flight and begin a new epoch, in which its ranks measure anew. Returns when it begins."""
     ExplainPlan: _grpc.UnaryUnaryMultiCallable[_controller_pb2.ExplainPlanRequest, _controller_pb2.ExplainPlanResponse]
     """Plans made-up batches as the group's planner would, without running them."""
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_controller_pb2.GetTimelineRequest, _controller_pb2.GetTimelineResponse]
@@ -69,6 +71,8 @@ class ControllerServiceAsyncStub(ControllerServiceStub):
     """Stops new work on a group, finishes what is in flight, within a limit."""
     GetProfile: _aio.UnaryUnaryMultiCallable[_controller_pb2.GetProfileRequest, _controller_pb2.GetProfileResponse]  # type: ignore[assignment]
     """Returns what the ranks of a group measured, and how well predictions from it hold."""
+    RenewProfile: _aio.UnaryUnaryMultiCallable[_controller_pb2.RenewProfileRequest, _controller_pb2.RenewProfileResponse]  # type: ignore[assignment]
+    """Makes a group finish what is in flight and begin a new epoch, in which its ranks measure anew. Returns when it begins."""
     ExplainPlan: _aio.UnaryUnaryMultiCallable[_controller_pb2.ExplainPlanRequest, _controller_pb2.ExplainPlanResponse]  # type: ignore[assignment]
     """Plans made-up batches as the group's planner would, without running them."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_controller_pb2.GetTimelineRequest, _controller_pb2.GetTimelineResponse]  # type: ignore[assignment]
@@ -122,6 +126,14 @@ class ControllerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_controller_pb2.GetProfileResponse, _abc.Awaitable[_controller_pb2.GetProfileResponse]]:
         """Returns what the ranks of a group measured, and how well predictions from it hold."""
+
+    @_abc_1.abstractmethod
+    def RenewProfile(
+        self,
+        request: _controller_pb2.RenewProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_controller_pb2.RenewProfileResponse, _abc.Awaitable[_controller_pb2.RenewProfileResponse]]:
+        """Makes a group finish what is in flight and begin a new epoch, in which its ranks measure anew. Returns when it begins."""
 
     @_abc_1.abstractmethod
     def ExplainPlan(

@@ -1111,7 +1111,7 @@ class WindowTimings(_message.Message):
         """Waits for exchanges of each of the window's batches, by operand. Owner: worker."""
 
     @_builtins.property
-    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepSpan]:
+    def spans(self) -> Global___StepSpans:
         """Steps that ended since the last window's end; where asked for. Owner: worker."""
 
     def __init__(
@@ -1124,9 +1124,9 @@ class WindowTimings(_message.Message):
         exposed_ns: _builtins.int = ...,
         batch_compute_ns: _abc.Iterable[_builtins.int] | None = ...,
         batch_exposed_ns: _abc.Iterable[_builtins.int] | None = ...,
-        spans: _abc.Iterable[Global___StepSpan] | None = ...,
+        spans: Global___StepSpans | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spans", b"spans"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_compute_ns", b"batch_compute_ns", "batch_exposed_ns", b"batch_exposed_ns", "communication_ns", b"communication_ns", "compute_ns", b"compute_ns", "ended_ns", b"ended_ns", "exposed_ns", b"exposed_ns", "spans", b"spans", "started_ns", b"started_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -1135,38 +1135,46 @@ class WindowTimings(_message.Message):
 Global___WindowTimings: _TypeAlias = WindowTimings  # noqa: Y015
 
 @_typing.final
-class StepSpan(_message.Message):
-    """When one step ran, in nanoseconds on the rank's own monotonic clock."""
+class StepSpans(_message.Message):
+    """When steps ran, in columns, for there are very many. Nanoseconds on the rank's own monotonic clock."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WINDOW_FIELD_NUMBER: _builtins.int
-    STEP_FIELD_NUMBER: _builtins.int
-    BEGIN_NS_FIELD_NUMBER: _builtins.int
-    END_NS_FIELD_NUMBER: _builtins.int
-    window: _builtins.int
-    """The window it was launched in: this one, or for exchanges an earlier one. Owner: worker."""
-    step: _builtins.int
-    """Its place in that window's pattern. Owner: worker."""
-    begin_ns: _builtins.int
-    """When its lane took it up. Owner: worker."""
-    end_ns: _builtins.int
-    """When it was done. Owner: worker."""
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    BEGINS_NS_FIELD_NUMBER: _builtins.int
+    ENDS_NS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The window each was launched in: this one, or for exchanges an earlier one. Owner: worker."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its place in that window's pattern. Owner: worker."""
+
+    @_builtins.property
+    def begins_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When its lane took it up. Owner: worker."""
+
+    @_builtins.property
+    def ends_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When it was done. Owner: worker."""
+
     def __init__(
         self,
         *,
-        window: _builtins.int = ...,
-        step: _builtins.int = ...,
-        begin_ns: _builtins.int = ...,
-        end_ns: _builtins.int = ...,
+        windows: _abc.Iterable[_builtins.int] | None = ...,
+        steps: _abc.Iterable[_builtins.int] | None = ...,
+        begins_ns: _abc.Iterable[_builtins.int] | None = ...,
+        ends_ns: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_ns", b"begin_ns", "end_ns", b"end_ns", "step", b"step", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_ns", b"begins_ns", "ends_ns", b"ends_ns", "steps", b"steps", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StepSpan: _TypeAlias = StepSpan  # noqa: Y015
+Global___StepSpans: _TypeAlias = StepSpans  # noqa: Y015
 
 @_typing.final
 class BatchResult(_message.Message):
@@ -1415,10 +1423,51 @@ class ProfileTable(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ExchangeChoice(_message.Message):
+        """One way to all-reduce so many tokens' activations, where ranks have several."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUM_TOKENS_FIELD_NUMBER: _builtins.int
+        IS_BESIDE_COMPUTE_FIELD_NUMBER: _builtins.int
+        COMMUNICATOR_FIELD_NUMBER: _builtins.int
+        DURATION_NS_FIELD_NUMBER: _builtins.int
+        DELAY_NS_FIELD_NUMBER: _builtins.int
+        IS_CHOSEN_FIELD_NUMBER: _builtins.int
+        num_tokens: _builtins.int
+        """Tokens whose activations are exchanged. Owner: worker."""
+        is_beside_compute: _builtins.bool
+        """Whether compute runs beside. Owner: worker."""
+        communicator: _builtins.str
+        """The way, by its communicator's name. Owner: worker."""
+        duration_ns: _builtins.int
+        """Duration, in nanoseconds. Owner: worker."""
+        delay_ns: _builtins.int
+        """By how much compute beside it is later, in nanoseconds. Owner: worker."""
+        is_chosen: _builtins.bool
+        """Whether ranks take this way. Owner: worker."""
+        def __init__(
+            self,
+            *,
+            num_tokens: _builtins.int = ...,
+            is_beside_compute: _builtins.bool = ...,
+            communicator: _builtins.str = ...,
+            duration_ns: _builtins.int = ...,
+            delay_ns: _builtins.int = ...,
+            is_chosen: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["communicator", b"communicator", "delay_ns", b"delay_ns", "duration_ns", b"duration_ns", "is_beside_compute", b"is_beside_compute", "is_chosen", b"is_chosen", "num_tokens", b"num_tokens"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KEY_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     CONTENTION_FIELD_NUMBER: _builtins.int
     ACTIVATION_BYTES_FIELD_NUMBER: _builtins.int
+    EXCHANGE_CHOICES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Model, dtype, world size, hardware and version, as one key. Owner: worker."""
     activation_bytes: _builtins.int
@@ -1431,6 +1480,10 @@ class ProfileTable(_message.Message):
     def contention(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfileTable.ContentionSample]:
         """Co-runs."""
 
+    @_builtins.property
+    def exchange_choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfileTable.ExchangeChoice]:
+        """All ways to exchange that were tried; none where ranks have but one."""
+
     def __init__(
         self,
         *,
@@ -1438,10 +1491,11 @@ class ProfileTable(_message.Message):
         segments: _abc.Iterable[Global___ProfileTable.SegmentSample] | None = ...,
         contention: _abc.Iterable[Global___ProfileTable.ContentionSample] | None = ...,
         activation_bytes: _builtins.int = ...,
+        exchange_choices: _abc.Iterable[Global___ProfileTable.ExchangeChoice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "contention", b"contention", "key", b"key", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "contention", b"contention", "exchange_choices", b"exchange_choices", "key", b"key", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,7 @@ class Agreement:
     """Makes what ranks know the same on all of them; each call is an exchange in which all ranks take part.
 
     Args:
-        communicator: Of the ranks that measure together.
+        communicator: Of the hosts of the ranks that measure together: it takes tensors of the CPU.
     """
 
     def __init__(self, communicator: Communicator) -> None:

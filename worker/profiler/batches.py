@@ -1,58 +1,68 @@
 """Runs the segments of made-up batches, one of each, and times them."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from liger.domain import BatchKind, ClassifyOutput, EncodeOutput, PoolOutput, Sampling, SegmentKind
 from liger.schedule import BatchRows, BlockAppends, DecodeRows, EncodeRows, PrefillRows, SequenceStart
-from worker.inputs import Claim, InputBuilder
-from worker.kv_cache import KvCache
+from worker.inputs import BatchInputs, Claim, InputBuilder
 from worker.outputs import EncodeOutputs
 from worker.profiler.plan import Shape, block_tables
 from worker.sampling.sampler import Candidates, Sampler
 from worker.sequences import SequenceTable
 from worker.shards.shard import Activation, Shard
 from worker.shards.spec import HeadKind
+from worker.timing.base import Mark, Stopwatch
 
 ResultT = TypeVar("ResultT")
 
+_SLOT: Final = 0  # whose memory batches are in
+_MOST_TURNS: Final = 8  # so many layers' weights are more than a device's cache holds
+_TURN_TOKENS: Final = 4096  # in all turns together; of large batches one turn takes long enough
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """How batches get their tensors."""
+
+    table: SequenceTable  # of the profiler's own: the rank's is not touched
+    builder: InputBuilder  # with that table
+    begin_run: Callable[[], None]  # called before each run, when the device has done with those before
+    end_runs: Callable[[], None]  # called after the last
+
 
 class BatchMaker:
-    """Makes batches of given shapes, with sequences in a table of their own: the rank's is not touched.
+    """Makes batches of given shapes.
 
     Args:
         shard: This rank's.
-        cache: Keys and values, which no sequence uses now; None for models that keep none.
+        inputs: Of all batches; only the one made last is run.
         sampler: None for models that make no tokens.
-        num_rows: Sequences at once, at most.
+        block_size: Tokens of a KV block; 1 for models that keep none.
         num_parts: Ranks whose candidates are drawn from.
-        dtype: Of activations.
-        clock_ns: Monotonic nanoseconds.
+        stopwatch: Times segments.
     """
 
     def __init__(
         self,
         *,
         shard: Shard,
-        cache: KvCache | None,
+        inputs: Inputs,
         sampler: Sampler | None,
-        num_rows: int,
+        block_size: int,
         num_parts: int,
-        dtype: torch.dtype,
-        clock_ns: Callable[[], int],
+        stopwatch: Stopwatch,
     ) -> None:
         self._shard = shard
-        self._block_size = cache.block_size if cache else 1
+        self._inputs = inputs
         self._sampler = sampler
-        self._num_rows = num_rows
+        self._block_size = block_size
         self._num_parts = num_parts
-        self._dtype = dtype
-        self._clock_ns = clock_ns
-        self._table = SequenceTable(num_rows)
-        self._inputs = InputBuilder(spec=shard.spec, table=self._table, cache=cache, dtype=dtype, device="cpu")
+        self._stopwatch = stopwatch
 
     def segments(self, kind: BatchKind) -> tuple[SegmentKind, ...]:
         """Return what `TimedBatch.run` times of a kind of batch, in order."""
@@ -65,17 +75,23 @@ class BatchMaker:
         """Return a batch that is ready to run."""
         for row, length in enumerate(shape.lengths if shape.batch is not BatchKind.ENCODE else ()):
             num_tokens = shape.context + length
-            self._table.start(SequenceStart(row=row, sampling=Sampling(), sample=0, num_prompt_tokens=num_tokens))
-        return TimedBatch(
+            start = SequenceStart(row=row, sampling=Sampling(), sample=0, num_prompt_tokens=num_tokens)
+            self._inputs.table.start(start)
+        batch = TimedBatch(
             shard=self._shard,
             inputs=self._inputs,
-            claim=self._inputs.claim(self._rows(shape)),
+            claim=self._inputs.builder.claim(self._rows(shape)),
             sampler=self._sampler if shape.batch is not BatchKind.ENCODE else None,
-            table=self._table,
             num_parts=self._num_parts,
-            dtype=self._dtype,
-            clock_ns=self._clock_ns,
+            stopwatch=self._stopwatch,
         )
+        if self._stopwatch.runs_later:
+            batch.run(is_first=True)  # compiles kernels and takes memory, which would hold up launching
+        return batch
+
+    def close(self) -> None:
+        """Give back what the host took for runs; there are no more."""
+        self._inputs.end_runs()
 
     def _rows(self, shape: Shape) -> BatchRows:
         vocab_size, num_rows = self._shard.spec.vocab_size, len(shape.lengths)
@@ -100,47 +116,67 @@ class BatchMaker:
 
 
 class TimedBatch:
-    """One batch on one rank; made by `BatchMaker`. The layer in the middle stands for all."""
+    """One batch on one rank; made by `BatchMaker`.
+
+    On the CPU the layer in the middle stands for all. Where work runs later, segments are run several times on layers
+    in turn, whose weights are as little in the cache as in service, and behind a wait: see `worker.timing.device`.
+    """
 
     def __init__(
         self,
         *,
         shard: Shard,
-        inputs: InputBuilder,
+        inputs: Inputs,
         claim: Claim,
         sampler: Sampler | None,
-        table: SequenceTable,
         num_parts: int,
-        dtype: torch.dtype,
-        clock_ns: Callable[[], int],
+        stopwatch: Stopwatch,
     ) -> None:
         self._shard = shard
-        self._builder = inputs
+        self._table = inputs.table
+        self._builder = inputs.builder
+        self._begin_run = inputs.begin_run
+        self._begin_run()
         self._claim = claim
-        self._inputs = inputs.prepare(claim)
+        self._inputs = self._prepare()
         self._sampler = sampler
-        self._table = table
         self._num_parts = num_parts
-        self._clock_ns = clock_ns
-        self._layer = shard.layers[len(shard.layers) // 2]
-        size = (len(self._inputs.positions), shard.spec.hidden_size)
-        self._addend = torch.empty(size, dtype=dtype).zero_()  # written, so that no page is new to the first reader
+        self._stopwatch = stopwatch
+        positions = self._inputs.positions
+        size = (len(positions), shard.spec.hidden_size)
+        addend = torch.empty(size, dtype=inputs.builder.dtype, device=positions.device)
+        # Written, so that no page is new to the first reader; with noise on a GPU, which multiplies zeros faster.
+        self._addend = addend.normal_() if stopwatch.runs_later else addend.zero_()
+        middle = shard.layers[len(shard.layers) // 2]
+        self._layers = shard.layers if stopwatch.runs_later else range(middle, middle + 1)
+        self._num_turns = turns(len(addend)) if stopwatch.runs_later else 1
 
-    def run(self) -> dict[SegmentKind, int]:
+    def run(self, *, is_first: bool = False) -> dict[SegmentKind, int]:
         """Run one of each segment that this rank's stage has; return their nanoseconds, in order."""
-        shard = self._shard
-        spans: dict[SegmentKind, int] = {}
-        act, nanoseconds = self._timed(self.begin)
+        shard, watch, count = self._shard, self._stopwatch, self._num_turns
+        self._begin_run()
+        watch.hold(3 * count)
+        act, embed = self._timed(lambda _: self.begin(), count)
+        _, attention = self._timed(lambda turn: self.compute(SegmentKind.ATTENTION, act, turn), count)
+        partial, mlp = self._timed(lambda turn: self.compute(SegmentKind.MLP, act, turn), count)
+        watch.settle(waited=is_first)
+        timed = {SegmentKind.ATTENTION: attention, SegmentKind.MLP: mlp}
         if shard.layers.start == 0:
-            spans[SegmentKind.EMBED] = nanoseconds
-        partial, spans[SegmentKind.ATTENTION] = self._timed(lambda: self.compute(SegmentKind.ATTENTION, act))
-        partial, spans[SegmentKind.MLP] = self._timed(lambda: self.compute(SegmentKind.MLP, act))
+            timed = {SegmentKind.EMBED: embed, **timed}
         if shard.layers.stop == shard.spec.num_layers:
             act.addends = (partial,)
-            candidates, spans[SegmentKind.HEAD] = self._timed(lambda: self._head(act))
-            if candidates is not None:
-                _, spans[SegmentKind.SAMPLE] = self._timed(lambda: self._sample(candidates))
-        return spans
+            timed |= self._run_ends(act)
+        return {kind: watch.between_ns(began, ended) // num for kind, (began, ended, num) in timed.items()}
+
+    def _run_ends(self, act: Activation) -> "_Timed":
+        """Run the segments after the last layer, whose draws may need the host."""
+        self._stopwatch.hold(2)
+        candidates, head = self._timed(lambda _: self._head(act))
+        timed = {SegmentKind.HEAD: head}
+        if candidates is not None:
+            _, timed[SegmentKind.SAMPLE] = self._timed(lambda _: self._sample(candidates))
+        self._stopwatch.settle(waited=True)
+        return timed
 
     def begin(self) -> Activation:
         """Return the batch's activation before its first layer here.
@@ -150,18 +186,24 @@ class TimedBatch:
         """
         if self._shard.layers.start != 0:
             return self._shard.resume(self._addend.clone(), self._inputs.positions)
-        inputs = self._builder.prepare(self._claim)
-        return self._shard.embed(inputs.token_ids, inputs.positions, inputs.token_type_ids)
+        inputs = self._prepare()
+        token_ids = inputs.token_ids
+        if token_ids is None:
+            assert inputs.table_rows is not None, "what was drawn belongs to sequences"
+            token_ids = self._table.take_tokens(inputs.table_rows)
+        return self._shard.embed(token_ids, inputs.positions, inputs.token_type_ids)
 
-    def compute(self, kind: SegmentKind, act: Activation) -> Tensor:
-        """Run attention or MLP on what an exchange would have given; may be called again and again."""
+    def compute(self, kind: SegmentKind, act: Activation, turn: int = 0) -> Tensor:
+        """Run attention or MLP on what an exchange would have given; may be called again and again, with turns."""
         act.addends = (self._addend,)
+        layer = self._layers[turn % len(self._layers)]
         if kind is SegmentKind.ATTENTION:
-            return self._shard.attention(self._layer, act, self._inputs.attend)
-        return self._shard.mlp(self._layer, act)
+            return self._shard.attention(layer, act, self._inputs.attend)
+        return self._shard.mlp(layer, act)
 
     def _head(self, act: Activation) -> Candidates | None:
-        inputs, hidden = self._inputs, self._shard.finish(act)
+        inputs = self._inputs
+        hidden = self._shard.finish(act)[: inputs.num_tokens]
         if self._sampler is None:
             EncodeOutputs(self._shard, inputs, hidden)
             return None
@@ -172,16 +214,31 @@ class TimedBatch:
         rows = self._inputs.draw_rows
         assert rows is not None, "only batches that draw come here"
         drawn = candidates.choose(self._from_all(candidates.payload), self._from_all)
-        self._table.put_tokens(rows, torch.tensor(drawn.token_ids, dtype=torch.int64))
+        self._table.put_tokens(rows, drawn.tokens)
+
+    def _prepare(self) -> BatchInputs:
+        return self._builder.prepare(self._claim, _SLOT)
 
     def _from_all(self, part: Tensor) -> tuple[Tensor, ...]:
         """Return what a gather would bring if all ranks sent the same."""
         return (part,) * self._num_parts
 
-    def _timed(self, work: Callable[[], ResultT]) -> tuple[ResultT, int]:
-        began_ns = self._clock_ns()
-        result = work()
-        return result, self._clock_ns() - began_ns
+    def _timed(self, work: Callable[[int], ResultT], count: int = 1) -> tuple[ResultT, "_Span"]:
+        """Return the result of the last of some turns, and when the first began and the last ended."""
+        began = self._stopwatch.mark()
+        result = work(0)
+        for turn in range(1, count):
+            result = work(turn)
+        return result, (began, self._stopwatch.mark(), count)
+
+
+_Span = tuple[Mark, Mark, int]  # began, ended, turns
+_Timed = dict[SegmentKind, _Span]
+
+
+def turns(num_tokens: int) -> int:
+    """Return how many times in a row a segment of so many tokens is run where work runs later."""
+    return max(1, min(_MOST_TURNS, _TURN_TOKENS // num_tokens))
 
 
 def _output(shard: Shard) -> EncodeOutput:

@@ -3,17 +3,20 @@
 from typing import Final
 
 MOST: Final = 4.0  # no factor is larger
-_ENOUGH_NS: Final = (
-    8_000_000  # two ticks of a kernel's scheduler: a co-run that takes less shows little but their noise
-)
 _MOST_RUNS: Final = 64  # of the shorter of the two
 _LEAST_OVERLAP: Final = 0.1  # of a lane's time alone; below, a factor cannot be told
 
 
-def balanced(compute_ns: int, exchange_ns: int) -> tuple[int, int]:
-    """Return how many of each to run so that both lanes are busy for about as long."""
+def balanced(compute_ns: int, exchange_ns: int, enough_ns: int) -> tuple[int, int]:
+    """Return how many of each to run so that both lanes are busy for about as long.
+
+    Args:
+        compute_ns: Of one compute, alone.
+        exchange_ns: Of one exchange, alone.
+        enough_ns: Time of both lanes; a co-run that takes less shows little but noise.
+    """
     shorter_ns, longer_ns = sorted((max(1, compute_ns), max(1, exchange_ns)))
-    target_ns = max(longer_ns, min(_ENOUGH_NS, _MOST_RUNS * shorter_ns))
+    target_ns = max(longer_ns, min(enough_ns, _MOST_RUNS * shorter_ns))
     num_computes, num_exchanges = (
         min(_MOST_RUNS, -(-target_ns // max(1, duration_ns))) for duration_ns in (compute_ns, exchange_ns)
     )

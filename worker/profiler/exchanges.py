@@ -1,95 +1,162 @@
 """Times exchanges, alone and beside compute."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from liger.domain import SegmentKind
-from worker.communicator.base import Communicator, Exchange
+from worker.communicator.base import PLACES, Communicator, Exchange
 from worker.profiler.agreement import Agreement
-from worker.profiler.batches import TimedBatch
+from worker.profiler.batches import TimedBatch, turns
+from worker.profiler.choices import Choice, Choosing
 from worker.profiler.contention import balanced, factors
 from worker.profiler.plan import ExchangeSize
 from worker.profiler.sweep import Run
+from worker.timing.base import Stopwatch
 
 PARTS_PER_MILLION: Final = 1_000_000
+_SLOT: Final = 0  # whose memory is exchanged
 
 
 class ExchangeBench:
     """Exchanges of this rank's stage, in which all its ranks take part.
 
+    Where work runs later the ranks meet twice: on the host, and by a small exchange behind the wait that a run begins
+    with, so that an exchange is timed from when all ranks' lanes are there.
+
     Args:
         communicator: Of the stage.
+        agreement: Of its hosts.
         hidden_size: Width of activations.
         dtype: Of activations.
-        clock_ns: Monotonic nanoseconds.
+        device: Where they are.
+        stopwatch: Times the lanes.
     """
 
     def __init__(
-        self, communicator: Communicator, *, hidden_size: int, dtype: torch.dtype, clock_ns: Callable[[], int]
+        self,
+        communicator: Communicator,
+        agreement: Agreement,
+        *,
+        hidden_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        stopwatch: Stopwatch,
     ) -> None:
         self._communicator = communicator
-        self._agreement = Agreement(communicator)
+        self._agreement = agreement
         self._hidden_size = hidden_size
         self._dtype = dtype
-        self._clock_ns = clock_ns
+        self._device = device
+        self._stopwatch = stopwatch
+        self._choice: Choice | None = None
+
+    def choose(self, choice: Choice) -> None:
+        """Exchange in the ways that a choice names, where there are several."""
+        self._choice = choice
+        self._take(is_beside=False)
 
     def exchange(self, cell: ExchangeSize) -> Run:
         """Return what measures one exchange: its nanoseconds, from when all ranks are there."""
         if cell.segment is SegmentKind.GATHER:
-            part = torch.zeros(2 * cell.size)  # a value and an id for each row
-            return lambda: (self._alone(lambda: self._communicator.all_gather(part)),)
-        partial = self._partial(cell.size)
-        return lambda: (self._alone(lambda: self._communicator.all_reduce(partial)),)
+            part = torch.zeros(2 * cell.size, device=self._device)  # a value and an id for each row
+            return lambda: (self._alone([lambda: self._communicator.all_gather(part)]),)
+        begins = self._begins(cell.size)
+        return lambda: (self._alone(begins),)
+
+    def trial(self, name: str, batch: TimedBatch, exchange_tokens: int) -> Run:
+        """Return what measures one way to exchange: nanoseconds alone, beside compute, and of compute's delay by it."""
+        begins = self._begins(exchange_tokens)
+        self.choose(lambda *_: name)
+        beside = self.co_run(batch, SegmentKind.MLP, exchange_tokens)
+
+        def run() -> tuple[int, ...]:
+            self.choose(lambda *_: name)
+            alone_ns = self._alone(begins)
+            compute_factor, exchange_factor = (part / PARTS_PER_MILLION for part in beside())
+            beside_ns = round(alone_ns * exchange_factor)
+            return alone_ns, beside_ns, round(beside_ns * (1 - 1 / compute_factor))
+
+        return run
 
     def co_run(self, batch: TimedBatch, kind: SegmentKind, exchange_tokens: int) -> Run:
         """Return what measures compute beside all-reduces: the factors of both, in millionths."""
         act = batch.begin()
-        num_computes, partials = 1, [self._partial(exchange_tokens)]
+        num_computes, partials = 1, self._partials(exchange_tokens, 1)
 
         def compute() -> None:
-            for _ in range(num_computes):
-                batch.compute(kind, act)
+            for turn in range(num_computes):
+                batch.compute(kind, act, turn)
 
-        self._together(compute, partials)  # the first run of a shape takes longer
-        counts = balanced(*self._agreement.slowest(self._each_alone(compute, partials)))
-        num_computes, partials = counts[0], [self._partial(exchange_tokens) for _ in range(counts[1])]
+        def each_alone() -> tuple[int, int]:
+            computed_ns, _ = self._together(num_computes, compute, ())
+            return computed_ns, self._together(0, lambda: None, partials)[1]
+
+        self._together(1, compute, partials)  # the first run of a shape takes longer
+        compute_ns, exchange_ns = self._agreement.slowest(each_alone())
+        num_computes, num_exchanges = balanced(compute_ns, exchange_ns, self._stopwatch.enough_ns)
+        partials = self._partials(exchange_tokens, num_exchanges)
 
         def run() -> tuple[int, ...]:
-            found = factors(self._each_alone(compute, partials), self._together(compute, partials))
-            return tuple(round(factor * PARTS_PER_MILLION) for factor in found)
+            alone_ns = each_alone()
+            self._take(is_beside=True)
+            together_ns = self._together(num_computes, compute, partials)
+            self._take(is_beside=False)
+            return tuple(round(factor * PARTS_PER_MILLION) for factor in factors(alone_ns, together_ns))
 
         return run
 
-    def _partial(self, num_tokens: int) -> Tensor:
-        return torch.empty(num_tokens, self._hidden_size, dtype=self._dtype).zero_()
+    def _take(self, *, is_beside: bool) -> None:
+        """Let exchanges go the way that is chosen for alone, or for beside compute."""
+        choice = self._choice
+        if choice is not None and isinstance(self._communicator, Choosing):
+            self._communicator.set_choice(lambda num_bytes, _: choice(num_bytes, is_beside))
 
-    def _alone(self, begin: Callable[[], Exchange]) -> int:
-        self._agreement.meet()
-        began_ns = self._clock_ns()
-        begin().wait()
-        return self._clock_ns() - began_ns
+    def _partials(self, num_tokens: int, count: int) -> list[Tensor]:
+        """Return what all-reduces exchange one after another: memory of a slot's places in turn, as in a forward."""
+        return [self._partial(num_tokens, place % PLACES) for place in range(count)]
 
-    def _each_alone(self, compute: Callable[[], None], partials: Sequence[Tensor]) -> tuple[int, int]:
-        return self._together(compute, ())[0], self._together(lambda: None, partials)[1]
+    def _partial(self, num_tokens: int, place: int) -> Tensor:
+        return self._communicator.partial(_SLOT, place, (num_tokens, self._hidden_size), self._dtype).zero_()
 
-    def _together(self, compute: Callable[[], None], partials: Sequence[Tensor]) -> tuple[int, int]:
+    def _begins(self, num_tokens: int) -> list[Callable[[], Exchange]]:
+        """Return what begins all-reduces, as many as are timed in a row."""
+        count = turns(num_tokens) if self._stopwatch.runs_later else 1
+
+        def begin(partial: Tensor) -> Callable[[], Exchange]:
+            return lambda: self._communicator.all_reduce(partial)
+
+        return [begin(partial) for partial in self._partials(num_tokens, count)]
+
+    def _alone(self, begins: Sequence[Callable[[], Exchange]]) -> int:
+        """Return the nanoseconds of one of some exchanges, each begun when the one before is done."""
+        watch = self._stopwatch
+        self._meet(len(begins))
+        began = watch.mark()
+        for begin in begins:
+            begin().wait()
+        ended = watch.mark()
+        watch.settle()
+        return watch.between_ns(began, ended) // len(begins)
+
+    def _together(self, num_computes: int, compute: Callable[[], None], partials: Sequence[Tensor]) -> tuple[int, int]:
         """Run compute beside exchanges back to back; return when each was done, counted from the common begin."""
+        watch = self._stopwatch
         if partials:
-            self._agreement.meet()
-        began_ns = self._clock_ns()
+            self._meet(num_computes + len(partials))
+        else:
+            watch.hold(num_computes)
+        began = watch.mark()
         exchanges = [self._communicator.all_reduce(partial) for partial in partials]
-        with ThreadPoolExecutor(1, thread_name_prefix="profiler") as waiter:
-            exchanged = waiter.submit(self._wait, exchanges)
-            compute()
-            computed_ns = self._clock_ns()
-            return computed_ns - began_ns, exchanged.result() - began_ns
+        computed, exchanged = watch.beside(compute, exchanges)
+        watch.settle()
+        return watch.between_ns(began, computed), watch.between_ns(began, exchanged)
 
-    @torch.inference_mode()
-    def _wait(self, exchanges: Sequence[Exchange]) -> int:
-        for exchange in exchanges:
-            exchange.wait()
-        return self._clock_ns()
+    def _meet(self, num_launches: int) -> None:
+        """Wait until all ranks are here, and where work runs later let their lanes meet before what is launched."""
+        self._agreement.meet()
+        if self._stopwatch.runs_later:
+            self._stopwatch.hold(num_launches + 1)
+            self._communicator.all_reduce(self._partial(1, PLACES - 1)).wait()

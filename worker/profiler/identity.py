@@ -4,9 +4,12 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from liger import __version__
 from liger.domain import ModelCard
 from worker.communicator.base import Communicator
+from worker.profiler.choices import Choosing
 from worker.rank import JoinPlan
 
 
@@ -31,7 +34,7 @@ def profile_key(
         "layers": "+".join(map(str, plan.stage_layers)),
         "tokens": plan.max_batch_tokens,
         "rows": plan.num_rows,
-        "communicator": type(communicator).__name__,
+        "communicator": _communicator_name(communicator),
         "hardware": " + ".join(hardware),
         "version": __version__,
         "tag": tag,
@@ -40,8 +43,41 @@ def profile_key(
 
 
 def hardware_name(device: str) -> str:
-    """Return what a rank computes on, for its profile: the processor's name and what is used of it."""
+    """Return what a CPU rank computes on, for its profile: the processor's name and what is used of it."""
     return f"{_processor()}, {device}"
+
+
+def cuda_hardware_name(device: torch.device, link: str) -> str:
+    """Return what a CUDA rank computes on, for its profile: all that makes times on one GPU differ from another's.
+
+    Args:
+        device: The GPU, as torch numbers it.
+        link: How the ranks' GPUs reach one another: peer, or host where payloads go through its memory.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    words = (
+        properties.name,
+        f"{properties.multi_processor_count} SMs",  # of the rank's partition, where ranks share a GPU by MPS
+        f"driver {_driver()}",
+        f"torch {torch.__version__}",
+        f"CUDA {torch.version.cuda}",
+        f"link {link}",
+    )
+    return ", ".join(words)
+
+
+def _driver() -> str:
+    """Return the kernel driver's version; unknown where it does not tell."""
+    try:
+        line = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return "unknown"
+    return next((word for word in line.split() if word[:1].isdigit() and "." in word), "unknown")
+
+
+def _communicator_name(communicator: Communicator) -> str:
+    name = type(communicator).__name__
+    return f"{name} of {', '.join(communicator.names)}" if isinstance(communicator, Choosing) else name
 
 
 def _processor() -> str:

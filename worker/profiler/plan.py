@@ -1,18 +1,41 @@
 """What is measured: batches of many sizes, exchanges, and compute beside exchanges. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from liger.domain import BatchKind, SegmentKind
 
-TOKEN_BUCKETS: Final = (1, 4, 16, 64, 128, 256, 512, 1024, 2048)
 GATHER_ROWS: Final = (1, 16, 64, 256)
-CONTEXTS: Final = (32, 512)  # tokens behind those of a batch
 ENCODE_LENGTH: Final = 128  # tokens of an encode batch's inputs; the last is shorter
 CHUNK_LENGTH: Final = 512  # tokens of a prefill batch's chunks; the last is shorter
-CO_RUN_TOKENS: Final = (32, 256)  # of the compute, beside the largest
-CO_RUN_EXCHANGES: Final = (16, 256)  # tokens whose activations are exchanged, beside the most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buckets:
+    """Sizes at which a kind of device is measured, each by growing size; what may come at most is added to them."""
+
+    tokens: tuple[int, ...]
+    contexts: tuple[int, ...]  # tokens behind those of a batch
+    co_run_tokens: tuple[int, ...]  # of the compute, beside the largest
+    co_run_exchanges: tuple[int, ...]  # tokens whose activations are exchanged, beside the most
+    choice_tokens: tuple[int, ...]  # of exchanges for which ways to exchange are compared, beside the most
+
+
+CPU_BUCKETS: Final = Buckets(
+    tokens=(1, 4, 16, 64, 128, 256, 512, 1024, 2048),
+    contexts=(32, 512),
+    co_run_tokens=(32, 256),
+    co_run_exchanges=(16, 256),
+    choice_tokens=(1, 64, 512),
+)
+CUDA_BUCKETS: Final = Buckets(
+    tokens=(1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192),
+    contexts=(32, 512, 2048),
+    co_run_tokens=(128, 1024),
+    co_run_exchanges=(64, 512, 2048),
+    choice_tokens=(1, 16, 128, 512, 2048),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +50,7 @@ class Bounds:
     block_size: int
     num_ranks: int  # that exchange
     draws: bool  # whether this stage draws tokens
+    buckets: Buckets = CPU_BUCKETS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,21 +105,46 @@ class CoRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaySize:
+    """One way to exchange at one size, alone and beside the MLP of a batch of as many tokens."""
+
+    communicator: str  # the way
+    shape: Shape  # of the batch
+
+    @property
+    def size(self) -> int:
+        """Return the tokens whose activations are exchanged."""
+        return self.shape.size
+
+    @property
+    def family(self) -> str:
+        """Return what is common to ways whose times may be compared."""
+        return self.communicator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProfilePlan:
     """All that is measured, what matters most and costs least first."""
 
     shapes: tuple[Shape, ...]
+    ways: tuple[WaySize, ...]
     exchanges: tuple[ExchangeSize, ...]
     co_runs: tuple[CoRun, ...]
 
 
-def make_plan(bounds: Bounds) -> ProfilePlan:
-    """Return what to measure within some bounds."""
+def make_plan(bounds: Bounds, ways: Sequence[str] = ()) -> ProfilePlan:
+    """Return what to measure within some bounds.
+
+    Args:
+        bounds: What may come.
+        ways: Names of the ways to exchange, if there are several.
+    """
     shapes = [*_encodes(bounds), *_prefills(bounds), *_decodes(bounds)]
     exchanges = _exchanges(bounds) if bounds.num_ranks > 1 else []
     co_runs = _co_runs(bounds) if bounds.num_ranks > 1 else []
     return ProfilePlan(
         shapes=tuple(sorted(shapes, key=lambda shape: shape.size)),  # stable: encode, prefill, decode
+        ways=tuple(_ways(bounds, ways)) if bounds.num_ranks > 1 else (),
         exchanges=tuple(sorted(exchanges, key=lambda exchange: exchange.size)),
         co_runs=tuple(sorted(co_runs, key=lambda co_run: co_run.size)),
     )
@@ -112,7 +161,7 @@ def block_tables(shape: Shape, block_size: int) -> list[range]:
 
 
 def _encodes(bounds: Bounds) -> Iterable[Shape]:
-    for num_tokens in _buckets(TOKEN_BUCKETS, bounds.max_batch_tokens):
+    for num_tokens in _buckets(bounds.buckets.tokens, bounds.max_batch_tokens):
         yield _encode(num_tokens, bounds)
 
 
@@ -124,9 +173,9 @@ def _encode(num_tokens: int, bounds: Bounds) -> Shape:
 def _prefills(bounds: Bounds) -> Iterable[Shape]:
     if BatchKind.PREFILL not in bounds.kinds:
         return
-    contexts = [context for context in CONTEXTS if 2 * context <= bounds.max_length]
+    contexts = [context for context in bounds.buckets.contexts if 2 * context <= bounds.max_length]
     for context in (0, *contexts[-1:]):
-        for num_tokens in _buckets(TOKEN_BUCKETS, bounds.max_batch_tokens):
+        for num_tokens in _buckets(bounds.buckets.tokens, bounds.max_batch_tokens):
             lengths = _cut(num_tokens, min(CHUNK_LENGTH, bounds.max_length - context))
             shape = Shape(batch=BatchKind.PREFILL, lengths=lengths, context=context)
             if _fits(shape, bounds):
@@ -137,15 +186,22 @@ def _decodes(bounds: Bounds) -> Iterable[Shape]:
     if BatchKind.DECODE not in bounds.kinds:
         return
     most = min(bounds.num_rows, bounds.max_batch_tokens)
-    for context in (context for context in CONTEXTS if context < bounds.max_length):
-        for num_rows in _buckets(TOKEN_BUCKETS, most):
+    for context in (context for context in bounds.buckets.contexts if context < bounds.max_length):
+        for num_rows in _buckets(bounds.buckets.tokens, most):
             shape = Shape(batch=BatchKind.DECODE, lengths=(1,) * num_rows, context=context)
             if _fits(shape, bounds):
                 yield shape
 
 
+def _ways(bounds: Bounds, names: Sequence[str]) -> Iterable[WaySize]:
+    largest = min(bounds.max_batch_tokens, bounds.buckets.tokens[-1])
+    for num_tokens in _buckets((*bounds.buckets.choice_tokens, largest), largest):
+        for name in names:
+            yield WaySize(communicator=name, shape=_encode(num_tokens, bounds))
+
+
 def _exchanges(bounds: Bounds) -> Iterable[ExchangeSize]:
-    for num_tokens in _buckets(TOKEN_BUCKETS, bounds.max_batch_tokens):
+    for num_tokens in _buckets(bounds.buckets.tokens, bounds.max_batch_tokens):
         yield ExchangeSize(segment=SegmentKind.ALL_REDUCE, size=num_tokens)
     if bounds.draws:
         for num_rows in _buckets(GATHER_ROWS, min(bounds.num_rows, bounds.max_batch_tokens)):
@@ -153,9 +209,10 @@ def _exchanges(bounds: Bounds) -> Iterable[ExchangeSize]:
 
 
 def _co_runs(bounds: Bounds) -> Iterable[CoRun]:
-    largest = min(bounds.max_batch_tokens, TOKEN_BUCKETS[-1])
-    for num_tokens in _buckets((*CO_RUN_TOKENS, largest), largest):
-        for exchange_tokens in _buckets((*CO_RUN_EXCHANGES, largest), largest):
+    buckets = bounds.buckets
+    largest = min(bounds.max_batch_tokens, buckets.tokens[-1])
+    for num_tokens in _buckets((*buckets.co_run_tokens, largest), largest):
+        for exchange_tokens in _buckets((*buckets.co_run_exchanges, largest), largest):
             for compute in (SegmentKind.MLP, SegmentKind.ATTENTION):
                 yield CoRun(compute=compute, shape=_encode(num_tokens, bounds), exchange_tokens=exchange_tokens)
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from statistics import median_low
@@ -11,17 +11,20 @@ from typing import Final
 import torch
 
 from liger.errors import GroupFailedError
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from liger.profile import ContentionSample, ExchangeChoice, ProfileTable, SegmentSample
+from worker.communicator.base import Communicator
 from worker.profiler.agreement import Agreement
 from worker.profiler.batches import BatchMaker
+from worker.profiler.choices import Choice, Choosing, Trial, choice_of, chosen
 from worker.profiler.exchanges import PARTS_PER_MILLION, ExchangeBench
-from worker.profiler.plan import CoRun, ExchangeSize, ProfilePlan, Shape, make_plan
+from worker.profiler.plan import CoRun, ExchangeSize, ProfilePlan, Shape, WaySize, make_plan
 from worker.profiler.store import ProfileStore, table_digest
 from worker.profiler.subject import Subject
 from worker.profiler.sweep import CellT, Run, Runs, Sweep
 from worker.rank import Progress
 
 _SEGMENTS_UNTIL: Final = 0.55  # of the time, with exchanges to follow
+_WAYS_UNTIL: Final = 0.65  # where there are several
 _EXCHANGES_UNTIL: Final = 0.75
 _LEAST_NEWS: Final = 0.05  # share of a phase between two reports
 
@@ -75,45 +78,42 @@ class Profiler:
             GroupFailedError: Another rank is gone, or the epoch ended.
         """
         self._check()
-        agreement = Agreement(subject.communicator)
+        agreement = Agreement(subject.host)
         key = subject.make_key(agreement.texts(self._hardware))
         known = None if fresh else self._store.find(key)
         are_equal = agreement.are_equal(table_digest(known))  # all take part, whatever they have
         if known is not None and are_equal:
+            _choose(subject.communicator, known.exchange_choices, known.activation_bytes)
             return known
-        table = self._measure(subject, agreement, key)
+        try:
+            table = self._measure(subject, agreement, key)
+        finally:
+            subject.batches.close()
         self._store.keep(table)
         return table
 
     def _measure(self, subject: Subject, agreement: Agreement, key: str) -> ProfileTable:
         bounds = replace(subject.bounds, num_blocks=agreement.fewest(subject.bounds.num_blocks))
-        plan = make_plan(bounds)
+        plan = make_plan(bounds, _ways(subject.communicator))
         sweep = Sweep(agreement, self._clock_ns, self._check)
-        shapes = self._measure_shapes(sweep, plan, subject.batches)
-        bench = ExchangeBench(
-            subject.communicator, hidden_size=subject.hidden_size, dtype=subject.dtype, clock_ns=self._clock_ns
-        )
-        exchanges = self._sweep(sweep, plan.exchanges, bench.exchange, ("measuring exchanges", _EXCHANGES_UNTIL))
-        co_runs = self._measure_co_runs(sweep, plan, subject.batches, bench)
-        return self._tabulate(subject, key, agreement, (shapes, exchanges, co_runs))
-
-    def _tabulate(
-        self,
-        subject: Subject,
-        key: str,
-        agreement: Agreement,
-        found: tuple[Found[Shape], Found[ExchangeSize], Found[CoRun]],
-    ) -> ProfileTable:
-        """Return what all ranks found as one table."""
-        shapes = _agreed(agreement, found[0], _lower_quartile)
-        exchanges = _agreed(agreement, found[1], _lower_quartile)
-        co_runs = _agreed(agreement, found[2], median_low)
         activation_bytes = subject.hidden_size * subject.dtype.itemsize
+        shapes = _agreed(agreement, self._measure_shapes(sweep, plan, subject.batches), _lower_quartile)
+        bench = _bench(subject, agreement)
+        trials = _agreed(agreement, self._measure_ways(sweep, plan, subject.batches, bench), _lower_quartile)
+        choices = chosen({(way.size, way.communicator): Trial(*row) for way, row in trials.items()})
+        if choices:
+            bench.choose(_choose(subject.communicator, choices, activation_bytes))
+        found = self._sweep(sweep, plan.exchanges, bench.exchange, ("measuring exchanges", _EXCHANGES_UNTIL))
+        exchanges = _agreed(agreement, found, _lower_quartile)
+        co_runs = _agreed(agreement, self._measure_co_runs(sweep, plan, subject.batches, bench), median_low)
+        if choices:
+            _choose(subject.communicator, choices, activation_bytes)  # co-runs took one way or the other
         return ProfileTable(
             key=key,
             activation_bytes=activation_bytes,
             segments=(*_shape_samples(shapes, subject.batches), *_exchange_samples(exchanges)),
             contention=_contention_samples(co_runs, activation_bytes),
+            exchange_choices=choices,
         )
 
     def _measure_shapes(self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker) -> Found[Shape]:
@@ -123,6 +123,17 @@ class Profiler:
 
         share = _SEGMENTS_UNTIL if plan.exchanges else 1.0
         return self._sweep(sweep, plan.shapes, prepare, ("measuring segments", share))
+
+    def _measure_ways(
+        self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker, bench: ExchangeBench
+    ) -> Found[WaySize]:
+        if not plan.ways:
+            return {}
+
+        def prepare(cell: WaySize) -> Run:
+            return bench.trial(cell.communicator, batches.make(cell.shape), cell.size)
+
+        return self._sweep(sweep, plan.ways, prepare, ("comparing ways to exchange", _WAYS_UNTIL))
 
     def _measure_co_runs(
         self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker, bench: ExchangeBench
@@ -144,6 +155,30 @@ class Profiler:
     def _check(self) -> None:
         if self._aborted.is_set():
             raise GroupFailedError("measuring was given up: the group's epoch ended")
+
+
+def _bench(subject: Subject, agreement: Agreement) -> ExchangeBench:
+    return ExchangeBench(
+        subject.communicator,
+        agreement,
+        hidden_size=subject.hidden_size,
+        dtype=subject.dtype,
+        device=subject.device,
+        stopwatch=subject.stopwatch,
+    )
+
+
+def _ways(communicator: Communicator) -> tuple[str, ...]:
+    """Return the names of the ways to exchange, if there are several."""
+    return communicator.names if isinstance(communicator, Choosing) else ()
+
+
+def _choose(communicator: Communicator, choices: Sequence[ExchangeChoice], activation_bytes: int) -> Choice:
+    """Let a communicator take the ways that are chosen, if it has several and they were compared; return the choice."""
+    choice = choice_of(choices, activation_bytes, next(iter(_ways(communicator)), ""))
+    if choices and isinstance(communicator, Choosing):
+        communicator.set_choice(choice)
+    return choice
 
 
 def _agreed(agreement: Agreement, found: Found[CellT], choose: Callable[[list[int]], int]) -> Table[CellT]:

@@ -7,16 +7,23 @@ from dataclasses import dataclass
 import torch
 
 from liger.domain import BatchKind, ModelCard
+from worker.attention.interface import AttentionBackend
 from worker.communicator.base import Communicator
 from worker.config import WorkerConfig
+from worker.devices.base import Device, Fence
+from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache
-from worker.profiler.batches import BatchMaker
+from worker.profiler.batches import BatchMaker, Inputs
 from worker.profiler.identity import profile_key
-from worker.profiler.plan import Bounds
+from worker.profiler.plan import CPU_BUCKETS, CUDA_BUCKETS, Bounds, Buckets
 from worker.rank import JoinPlan
 from worker.sampling.sampler import Sampler
+from worker.sequences import SequenceTable
 from worker.shards.partition import split
 from worker.shards.shard import Shard
+from worker.timing.base import Stopwatch
+from worker.timing.device import DeviceStopwatch
+from worker.timing.host import HostStopwatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +31,13 @@ class Subject:
     """What a profile is of."""
 
     communicator: Communicator  # of this rank's stage
+    host: Communicator  # of the hosts of its ranks, for what they tell one another
     batches: BatchMaker
     bounds: Bounds  # with this rank's own number of blocks
     hidden_size: int  # of activations
     dtype: torch.dtype
+    device: torch.device
+    stopwatch: Stopwatch
     make_key: Callable[[tuple[str, ...]], str]  # from the hardware of all ranks of the stage
 
 
@@ -40,6 +50,9 @@ def make_subject(
     communicator: Communicator,
     cache: KvCache | None,
     dtype: torch.dtype,
+    device: Device,
+    attention: AttentionBackend,
+    host: Communicator | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> Subject:
     """Return what a rank's profile is of.
@@ -52,43 +65,82 @@ def make_subject(
         communicator: With the ranks of its stage.
         cache: Keys and values, which no sequence uses yet; None for models that keep none.
         dtype: Of activations.
+        device: What the shard computes on; the calling thread is its launching thread.
+        attention: How it attends; no other batch is in flight.
+        host: With the hosts of those ranks, for tensors of the CPU; None takes `communicator`.
         clock_ns: Monotonic nanoseconds.
     """
+    stopwatch = DeviceStopwatch() if device.runs_ahead else HostStopwatch(clock_ns)
+    batches = BatchMaker(
+        shard=shard,
+        inputs=_inputs(plan, shard=shard, cache=cache, dtype=dtype, device=device, attention=attention),
+        sampler=_sampler(shard, communicator) if cache else None,
+        block_size=cache.block_size if cache else 1,
+        num_parts=communicator.world_size,
+        stopwatch=stopwatch,
+    )
     return Subject(
         communicator=communicator,
-        batches=_batch_maker(plan, shard=shard, communicator=communicator, cache=cache, dtype=dtype, clock_ns=clock_ns),
-        bounds=_bounds(plan, shard, cache, communicator.world_size),
+        host=host or communicator,
+        batches=batches,
+        bounds=_bounds(plan, shard, cache, communicator.world_size, CUDA_BUCKETS if device.runs_ahead else CPU_BUCKETS),
         hidden_size=shard.spec.hidden_size,
         dtype=dtype,
+        device=device.torch_device,
+        stopwatch=stopwatch,
         make_key=lambda hardware: profile_key(
             card, plan, communicator=communicator, hardware=hardware, tag=config.profile_tag
         ),
     )
 
 
-def _batch_maker(
+def _inputs(
     plan: JoinPlan,
     *,
     shard: Shard,
-    communicator: Communicator,
     cache: KvCache | None,
     dtype: torch.dtype,
-    clock_ns: Callable[[], int],
-) -> BatchMaker:
+    device: Device,
+    attention: AttentionBackend,
+) -> Inputs:
+    """Return what gives batches their tensors."""
+    table = SequenceTable(plan.num_rows, device=device.torch_device)
+    builder = InputBuilder(spec=shard.spec, table=table, cache=cache, dtype=dtype, device=device, attention=attention)
+    windows = _Windows(device)
+    return Inputs(table=table, builder=builder, begin_run=windows.begin, end_runs=windows.end)
+
+
+class _Windows:
+    """Takes the place of windows, in which devices make room for what the host brings.
+
+    Args:
+        device: What runs them.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._fence: Fence | None = None
+
+    def begin(self) -> None:
+        """Make room for a run in place of the run before, with which the device has done."""
+        self.end()
+        self._device.begin_window()
+        self._fence = self._device.end_window()
+
+    def end(self) -> None:
+        """Give back the room of the last run."""
+        if self._fence is not None:
+            self._fence.release()
+            self._fence = None
+
+
+def _sampler(shard: Shard, communicator: Communicator) -> Sampler:
     num_ranks = communicator.world_size
     vocabulary = [split(shard.spec.vocab_size, num_ranks, rank) for rank in range(num_ranks)]
-    return BatchMaker(
-        shard=shard,
-        cache=cache,
-        sampler=Sampler(vocabulary, communicator.rank) if cache else None,
-        num_rows=plan.num_rows,
-        num_parts=num_ranks,
-        dtype=dtype,
-        clock_ns=clock_ns,
-    )
+    return Sampler(vocabulary, communicator.rank)
 
 
-def _bounds(plan: JoinPlan, shard: Shard, cache: KvCache | None, num_ranks: int) -> Bounds:
+def _bounds(plan: JoinPlan, shard: Shard, cache: KvCache | None, num_ranks: int, buckets: Buckets) -> Bounds:
     return Bounds(
         kinds=frozenset(BatchKind) if cache else frozenset({BatchKind.ENCODE}),
         max_length=shard.spec.max_length,
@@ -98,4 +150,5 @@ def _bounds(plan: JoinPlan, shard: Shard, cache: KvCache | None, num_ranks: int)
         block_size=cache.block_size if cache else 1,
         num_ranks=num_ranks,
         draws=cache is not None and shard.layers.stop == shard.spec.num_layers,
+        buckets=buckets,
     )

@@ -15,8 +15,10 @@ from liger.domain import BatchKind, Fence, ModelCard, SegmentKind, Task
 from liger.errors import GroupFailedError
 from liger.profile import ProfileTable
 from liger.rpc.profile import from_profile, to_profile
+from worker.attention.interface import AttentionShape
 from worker.communicator.connections import Connector
 from worker.config import WorkerConfig
+from worker.devices.cpu import CpuDevice
 from worker.kv_cache import KvCache
 from worker.profiler.profiler import Profiler
 from worker.profiler.store import ProfileStore
@@ -82,6 +84,18 @@ class Rank:
             num_kv_heads=shard.num_kv_heads,
             head_dim=spec.head_dim,
         )
+        device = CpuDevice(1)
+        shape = AttentionShape(
+            num_heads=shard.num_heads,
+            num_kv_heads=shard.num_kv_heads,
+            head_dim=spec.head_dim,
+            windows=spec.sliding_windows,
+            causal=spec.causal,
+            max_length=spec.max_length,
+            dtype=torch.float32,
+            device=device.torch_device,
+            block_size=16,
+        )
         return make_subject(
             WorkerConfig(model_folder=self.folder),
             CARD,
@@ -90,6 +104,8 @@ class Rank:
             communicator=communicator,
             cache=cache if Task.GENERATE in spec.tasks else None,
             dtype=torch.float32,
+            device=device,
+            attention=device.attention(shape),
             clock_ns=self.clock_ns,
         )
 
