@@ -1,16 +1,21 @@
-"""What batches give besides drawn tokens: vectors, the classification head's outputs, likelihoods of given tokens."""
+"""What batches give besides drawn tokens: vectors, the classification head's outputs, likelihoods of given tokens.
 
-from collections.abc import Iterator, Sequence
+Nothing here waits for the device: `read` begins copies to the host, and what it returns is called when they have ended.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from liger.domain import ClassifyOutput, Pooling, PoolOutput, ScoreOutput
+from liger.domain import ScoreOutput
 from liger.schedule import ItemResult, Logprob
 from worker.inputs import BatchInputs, Prediction
-from worker.sampling.likelihood import joined_likelihood, likelihood_width, shard_likelihood
+from worker.pooling import Vectors
+from worker.sampling.likelihood import Likelihoods, likelihood_width, shard_likelihood
+from worker.sampling.transfers import Fetch, Stage, stage_here
 from worker.shards.shard import Shard
 
 _NUM_RIVALS: Final = 1  # told of each scored token
@@ -24,56 +29,52 @@ class EncodeOutputs:
         shard: This rank's.
         inputs: The batch.
         hidden: [num_tokens, output_size], after the last norm; equal on all ranks.
+        stage: Brings numbers to the device.
     """
 
-    def __init__(self, shard: Shard, inputs: BatchInputs, hidden: Tensor) -> None:
+    def __init__(self, shard: Shard, inputs: BatchInputs, hidden: Tensor, stage: Stage = stage_here) -> None:
         ends = tuple(accumulate(inputs.lengths))
-        self._spans = [range(end - length, end) for end, length in zip(ends, inputs.lengths, strict=True)]
-        self._outputs = inputs.outputs
-        self._vectors = [
-            self._vector(shard, output, hidden[span.start : span.stop])
-            for output, span in zip(inputs.outputs, self._spans, strict=True)
+        spans = [range(end - length, end) for end, length in zip(ends, inputs.lengths, strict=True)]
+        assert inputs.token_ids is not None, "encode batches bring their tokens"
+        self._counts = [  # tokens that each input has scored
+            max(0, len(span) - output.score_from) if isinstance(output, ScoreOutput) else 0
+            for output, span in zip(inputs.outputs, spans, strict=True)
         ]
-        self._scored = [
-            place
-            for output, span in zip(inputs.outputs, self._spans, strict=True)
-            if isinstance(output, ScoreOutput)
-            for place in span[output.score_from - 1 : -1]
-        ]
-        self._targets = inputs.token_ids[[place + 1 for place in self._scored]]
-        self.candidates = self._candidates(shard, hidden)  # what this rank sends in the gather
+        self._vectors = Vectors(shard, inputs.outputs, spans, hidden, stage)
+        scored = [place for span, count in zip(spans, self._counts, strict=True) for place in span[-1 - count : -1]]
+        self._num_scored = len(scored)
+        places = stage(scored, torch.int64)
+        self._targets = inputs.token_ids[places + 1]
+        self.candidates = _score(shard, hidden, places, self._targets, _NUM_RIVALS)  # what this rank sends
 
     @property
     def needs_candidates(self) -> bool:
         """Whether the results are made from all ranks' candidates; else the gather brings nothing."""
-        return bool(self._scored)
+        return self._num_scored > 0
 
-    def results(self, parts: Sequence[Tensor]) -> tuple[ItemResult, ...]:
-        """Return one result an input, from all ranks' candidates in rank order if they are needed."""
-        likelihoods = iter(self._likelihoods(parts) if self._scored else ())
-        return tuple(
-            ItemResult(
-                values=tuple(vector.tolist()) if vector is not None else (),
-                logprobs=_take(likelihoods, len(span) - output.score_from) if isinstance(output, ScoreOutput) else (),
+    def read(self, parts: Sequence[Tensor], fetch: Fetch) -> Callable[[], tuple[ItemResult, ...]]:
+        """Begin to copy to the host; what is returned gives one result an input.
+
+        Args:
+            parts: All ranks' candidates in rank order, if they are needed.
+            fetch: Begins copies.
+        """
+        read_vectors = self._vectors.read(fetch)
+        read_scores = self._read_scores(parts, fetch) if self._num_scored else tuple
+
+        def build() -> tuple[ItemResult, ...]:
+            vectors, scores = read_vectors(), iter(read_scores())
+            return tuple(
+                ItemResult(values=vectors.get(item, ()), logprobs=_take(scores, count))
+                for item, count in enumerate(self._counts)
             )
-            for output, span, vector in zip(self._outputs, self._spans, self._vectors, strict=True)
-        )
 
-    def _vector(self, shard: Shard, output: object, hidden: Tensor) -> Tensor | None:
-        match output:
-            case PoolOutput():
-                return _pool(hidden, output)
-            case ClassifyOutput():
-                row = hidden[:1] if shard.spec.classifier_pooling is Pooling.CLS else hidden[-1:]
-                return shard.classify(row).squeeze(0)
-            case _:
-                return None
+        return build
 
-    def _candidates(self, shard: Shard, hidden: Tensor) -> Tensor:
-        return _score(shard, hidden, self._scored, self._targets, _NUM_RIVALS)
-
-    def _likelihoods(self, parts: Sequence[Tensor]) -> tuple[Logprob, ...]:
-        return joined_likelihood(torch.stack(list(parts)), self._targets.tolist(), (_NUM_RIVALS,) * len(self._scored))
+    def _read_scores(self, parts: Sequence[Tensor], fetch: Fetch) -> Callable[[], tuple[Logprob, ...]]:
+        likelihoods = Likelihoods(torch.stack(list(parts)), (_NUM_RIVALS,) * self._num_scored)
+        targets, read = fetch(self._targets), likelihoods.read(fetch)
+        return lambda: read(targets.tolist())
 
 
 class PromptOutputs:
@@ -83,48 +84,46 @@ class PromptOutputs:
         shard: This rank's.
         predictions: What the chunks predict.
         hidden: [num_tokens, output_size], after the last norm; equal on all ranks.
+        stage: Brings numbers to the device.
     """
 
-    def __init__(self, shard: Shard, predictions: Sequence[Prediction], hidden: Tensor) -> None:
+    def __init__(
+        self, shard: Shard, predictions: Sequence[Prediction], hidden: Tensor, stage: Stage = stage_here
+    ) -> None:
         size = shard.spec.vocab_size
         self._token_ids = [token for one in predictions for token in one.targets.token_ids]
         self._wanted = [min(one.targets.num_rivals, size) for one in predictions for _ in one.targets.token_ids]
-        self._num_rivals = max(self._wanted, default=0)
-        places = [one.first + offset for one in predictions for offset in range(len(one.targets.token_ids))]
-        targets = torch.tensor(self._token_ids, dtype=torch.int64, device=hidden.device)
-        self.payload = _score(shard, hidden, places, targets, self._num_rivals).flatten()  # what this rank sends
+        num_rivals = max(self._wanted, default=0)
+        self.payload = hidden.new_zeros(0, dtype=torch.float32)  # what this rank sends
+        if self._token_ids:
+            rows = [one.first + offset for one in predictions for offset in range(len(one.targets.token_ids))]
+            places, targets = stage(rows + self._token_ids, torch.int64).view(2, -1)
+            self.payload = _score(shard, hidden, places, targets, num_rivals).flatten()
 
-    def results(self, parts: Sequence[Tensor]) -> tuple[Logprob, ...]:
-        """Return the likelihood of each predicted token, from all ranks' payloads in rank order."""
-        if not self._token_ids:
-            return ()
-        table = torch.stack(list(parts)).view(len(parts), len(self._token_ids), -1)
-        return joined_likelihood(table, self._token_ids, self._wanted)
+    def read(self, parts: Sequence[Tensor], fetch: Fetch) -> Callable[[], tuple[Logprob, ...]]:
+        """Begin to copy to the host; what is returned gives the likelihood of each predicted token.
+
+        Args:
+            parts: All ranks' payloads in rank order.
+            fetch: Begins copies.
+        """
+        token_ids = self._token_ids
+        if not token_ids:
+            return tuple
+        table = torch.stack(list(parts)).view(len(parts), len(token_ids), -1)
+        read = Likelihoods(table, self._wanted).read(fetch)
+        return lambda: read(token_ids)
 
 
-def _score(shard: Shard, hidden: Tensor, places: Sequence[int], targets: Tensor, num_rivals: int) -> Tensor:
+def _score(shard: Shard, hidden: Tensor, places: Tensor, targets: Tensor, num_rivals: int) -> Tensor:
     """Return this rank's part in the likelihoods of tokens that follow some rows of hidden states."""
-    if not places:
+    if not len(places):
         return hidden.new_zeros(0, likelihood_width(num_rivals), dtype=torch.float32)
     rows = range(shard.vocab_start, shard.vocab_end)
-    spans = [slice(first, first + _SCORED_AT_ONCE) for first in range(0, len(places), _SCORED_AT_ONCE)]
+    pieces = zip(torch.split(places, _SCORED_AT_ONCE), torch.split(targets, _SCORED_AT_ONCE), strict=True)
     return torch.cat(
-        [shard_likelihood(shard.logits(hidden[places[span]]), targets[span], rows, num_rivals) for span in spans]
+        [shard_likelihood(shard.logits(hidden.index_select(0, own)), ids, rows, num_rivals) for own, ids in pieces]
     )
-
-
-def _pool(hidden: Tensor, output: PoolOutput) -> Tensor:
-    """Return one vector of an input's hidden states [tokens, output_size], in float32."""
-    match output.pooling:
-        case Pooling.MEAN:
-            vector = hidden.to(torch.float32).mean(0)
-        case Pooling.CLS:
-            vector = hidden[0].to(torch.float32)
-        case Pooling.LAST:
-            vector = hidden[-1].to(torch.float32)
-    if output.dimensions:
-        vector = vector[: output.dimensions]
-    return torch.nn.functional.normalize(vector, dim=0) if output.normalize else vector
 
 
 def _take(logprobs: Iterator[Logprob], count: int) -> tuple[Logprob, ...]:

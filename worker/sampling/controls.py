@@ -12,6 +12,7 @@ from torch import Tensor
 
 from liger.domain import Sampling
 from liger.schedule import SequenceStart
+from worker.sampling.transfers import put
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,15 @@ class Controls:
         has_lists = bool(sampling.logit_bias or sampling.allowed_token_ids or sampling.banned_token_ids)
         return sampling.has_penalties or has_lists
 
-    def of(self, vocabulary: Vocabulary) -> "OwnControls":
-        """Return them for this rank's part of the vocabulary."""
+    @property
+    def counts(self) -> bool:
+        """Whether drawn tokens are to be told."""
+        return self._start.sampling.has_penalties
+
+    def of(self, vocabulary: Vocabulary, device: torch.device) -> "OwnControls":
+        """Return them for this rank's part of the vocabulary, whose logits are on a device."""
         if self._own is None:
-            self._own = OwnControls(self._start, vocabulary)
+            self._own = OwnControls(self._start, vocabulary, device)
         return self._own
 
     def add(self, token_id: int) -> None:
@@ -62,15 +68,19 @@ class OwnControls:
     Args:
         start: The sequence, with its prompt if it has a repetition penalty, and its output so far.
         vocabulary: This rank's part.
+        device: Where the logits are. What steps change is kept on the host.
     """
 
-    def __init__(self, start: SequenceStart, vocabulary: Vocabulary) -> None:
+    def __init__(self, start: SequenceStart, vocabulary: Vocabulary, device: torch.device) -> None:
         self._vocabulary = vocabulary
         self.sampling = sampling = start.sampling
         biases = [(token, bias) for token, bias in sampling.logit_bias if token in vocabulary.own]
-        self.bias_places = torch.tensor(vocabulary.places(token for token, _ in biases), dtype=torch.int64)
-        self.biases = torch.tensor([bias for _, bias in biases], dtype=torch.float32)
-        self.allowed = _allowed(sampling, vocabulary.size)  # [whole vocabulary] bool; None for all
+        # on the device
+        self.bias_places = put(torch.tensor(vocabulary.places(token for token, _ in biases), dtype=torch.int64), device)
+        self.biases = put(torch.tensor([bias for _, bias in biases], dtype=torch.float32), device)
+        self.allowed = allowed = _allowed(sampling, vocabulary.size)  # [whole vocabulary] bool, on the host; None: all
+        own = slice(vocabulary.own.start, vocabulary.own.stop)
+        self.forbidden = None if allowed is None else put(~allowed[own], device)  # [own vocabulary rows] bool
         self._seen: dict[int, int] = {}  # by column: where it is in what follows
         self._places = torch.zeros(64, dtype=torch.int64)
         self._counts = torch.zeros(64, dtype=torch.float32)

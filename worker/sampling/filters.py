@@ -7,6 +7,7 @@ A row may be known in part: its largest values, and a bound on all others. It is
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -30,20 +31,47 @@ def needs_masses(sampling: Sampling) -> bool:
     return sampling.top_k == 0 and (sampling.top_p < 1.0 or is_typical_alone)
 
 
-def keep_tokens(
-    values: Tensor, bound: Tensor, rows: Sequence[Sampling], masses: Masses | None
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """How some rows are filtered; each [rows, 1] float64."""
+
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    typical_p: Tensor
+    has_typical: bool  # whether any row has typical-p
+
+    @classmethod
+    def of(cls, columns: Tensor, rows: Sequence[Sampling]) -> "Filters":
+        """Return those of some rows from `filter_columns` of them, as a tensor [4, rows] float64."""
+        top_k, top_p, min_p, typical_p = columns.unsqueeze(-1)
+        return cls(top_k, top_p, min_p, typical_p, has_typical=any(row.typical_p < 1.0 for row in rows))
+
+    def select(self, places: Tensor) -> "Filters":
+        """Return those of some rows [n] int64."""
+        top_k, top_p, min_p, typical_p = (
+            part.index_select(0, places) for part in (self.top_k, self.top_p, self.min_p, self.typical_p)
+        )
+        return Filters(top_k, top_p, min_p, typical_p, has_typical=self.has_typical)
+
+
+def filter_columns(rows: Sequence[Sampling]) -> list[list[float]]:
+    """Return what `Filters` are made from, a list for each filter with a number for each row."""
+    return [[float(getattr(row, name)) for row in rows] for name in ("top_k", "top_p", "min_p", "typical_p")]
+
+
+def keep_tokens(values: Tensor, bound: Tensor, filters: Filters, masses: Masses | None) -> tuple[Tensor, Tensor]:
     """Return which of the likeliest tokens are kept [rows, n] bool, and for which rows that is all [rows] bool.
 
     Args:
         values: [rows, n] float32, in order: logits over temperature; -inf for what may not be drawn.
         bound: [rows] float32: no other token has more; -inf if none of the others may be drawn.
-        rows: How each is drawn, temperature above 0.
+        filters: Of the rows, whose temperatures are above 0.
         masses: Of the whole rows; None if none of them needs any.
     """
     depth = depths(values, values[:, :1])
     weights = depth.exp()
-    top_k, top_p, min_p, typical_p = (_column(values, [getattr(row, name) for row in rows]) for name in _NAMES)
+    top_k, top_p, min_p, typical_p = filters.top_k, filters.top_p, filters.min_p, filters.typical_p
     kept = values > -torch.inf
     least = _kth_value(values, top_k)
     kept &= values >= least
@@ -52,7 +80,7 @@ def keep_tokens(
     total = left.sum(-1) if masses is None else torch.where(top_k.squeeze(-1) > 0, left.sum(-1), masses.total)
     kept &= _top_p(left, total, top_p) & (depth >= min_p.log())
     is_sure &= bound < torch.where(kept, values, torch.inf).amin(-1)
-    if any(row.typical_p < 1.0 for row in rows):
+    if filters.has_typical:
         is_free = ((top_k == 0) & (top_p >= 1.0) & (min_p == 0.0)).squeeze(-1)
         typical = _Typical(depth, weights * kept, masses, is_free, typical_p)
         is_sure = torch.where(
@@ -62,9 +90,6 @@ def keep_tokens(
         )
         kept &= typical.keep | (typical_p >= 1.0)
     return kept, is_sure | (bound == -torch.inf)
-
-
-_NAMES: Final = ("top_k", "top_p", "min_p", "typical_p")
 
 
 def _kth_value(values: Tensor, top_k: Tensor) -> Tensor:
@@ -116,7 +141,3 @@ class _Typical:
 
 def _steps(mass: Tensor) -> Tensor:
     return (mass * _STEPS).round()
-
-
-def _column(like: Tensor, values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=like.device).unsqueeze(-1)

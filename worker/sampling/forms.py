@@ -11,6 +11,7 @@ from worker.sampling.filters import is_filtered, needs_masses
 from worker.sampling.likelihood import likelihood_width
 
 _NUM_CANDIDATES: Final = 512  # of a shard, where top-k does not say
+_NUM_EQUALS: Final = 32  # beyond top-k: the last must differ for a row to be decided, and in bfloat16 many are equal
 
 
 class Kind(Enum):
@@ -67,5 +68,5 @@ def _form_of(draw: Draw, width: int) -> Form:
         return Form(Kind.LIKELIEST, 1, False, num_rivals)
     if not is_filtered(sampling):
         return Form(Kind.NOISY, 1, False, num_rivals)
-    count = sampling.top_k + 1 if sampling.top_k else _NUM_CANDIDATES  # one more tells whether the last has equals
+    count = sampling.top_k + _NUM_EQUALS if sampling.top_k else _NUM_CANDIDATES
     return Form(Kind.FILTERED, min(count, width), needs_masses(sampling), num_rivals)

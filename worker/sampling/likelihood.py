@@ -1,6 +1,6 @@
 """Log-probabilities under the model itself, of given tokens with their likeliest rivals, from vocabulary shards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from worker.sampling import masses
 from worker.sampling.masses import join_masses, shard_masses
 from worker.sampling.packing import pack, pad_columns, unpack_ids
 from worker.sampling.ranking import NO_ID, first_tokens, rank_tokens
+from worker.sampling.transfers import Fetch
 
 
 def likelihood_width(num_rivals: int) -> int:
@@ -42,34 +43,39 @@ def target_logits(parts: Tensor) -> Tensor:
     return parts[..., masses.WIDTH].amax(0)
 
 
-def joined_likelihood(
-    parts: Tensor, targets: Sequence[int], num_rivals: Sequence[int], logits: Tensor | None = None
-) -> tuple[Logprob, ...]:
-    """Return the likelihood of given tokens, each with the likeliest ones of its place.
+class Likelihoods:
+    """Of given tokens, one a row, each with the likeliest ones of its place. On the device until they are read.
 
     Args:
         parts: Of `shard_likelihood`, [ranks, rows, likelihood_width].
-        targets: The given tokens, one a row.
         num_rivals: Of each row, at most as many as the shards tell of.
-        logits: Those of `targets` [rows], where they are not the tokens that the shards were asked for.
+        logits: Those of the given tokens [rows], where they are not the tokens that the shards were asked for.
     """
-    sums = join_masses(parts)
-    # rounded to float32, as they travel: nothing is left of the order in which shards were summed
-    normaliser = (sums.largest + sums.total.log()).unsqueeze(-1)
-    own = target_logits(parts) if logits is None else logits
-    told = parts[..., masses.WIDTH + 1 :].transpose(0, 1)  # [rows, ranks, 2 * rivals]
-    values, ids = told.chunk(2, dim=-1)
-    values, ids = values.flatten(1), unpack_ids(ids).flatten(1)
-    order = rank_tokens(values, ids)[:, : max(num_rivals, default=0)]
-    rivals = (values.gather(-1, order) - normaliser).to(torch.float32).tolist()
+
+    def __init__(self, parts: Tensor, num_rivals: Sequence[int], logits: Tensor | None = None) -> None:
+        sums = join_masses(parts)
+        # rounded to float32, as they travel: nothing is left of the order in which shards were summed
+        normaliser = (sums.largest + sums.total.log()).unsqueeze(-1)
+        own = target_logits(parts) if logits is None else logits
+        told = parts[..., masses.WIDTH + 1 :].transpose(0, 1)  # [rows, ranks, 2 * rivals]
+        values, ids = told.chunk(2, dim=-1)
+        values, ids = values.flatten(1), unpack_ids(ids).flatten(1)
+        order = rank_tokens(values, ids)[:, : max(num_rivals, default=0)]
+        logprobs = torch.cat([own.unsqueeze(-1), values.gather(-1, order)], dim=-1) - normaliser
+        self._table = torch.cat([logprobs.to(torch.float32), pack(ids.gather(-1, order))], dim=-1)
+        self._num_rivals = num_rivals
+
+    def read(self, fetch: Fetch) -> Callable[[Sequence[int]], tuple[Logprob, ...]]:
+        """Begin to copy to the host; what is returned makes likelihoods of the given tokens, once that has ended."""
+        table, num_rivals = fetch(self._table), self._num_rivals
+        return lambda targets: _build(table, targets, num_rivals)
+
+
+def _build(table: Tensor, targets: Sequence[int], num_rivals: Sequence[int]) -> tuple[Logprob, ...]:
+    width = table.shape[-1] // 2
     return tuple(
-        Logprob(token_id=token, logprob=logprob, top_token_ids=tuple(row[:count]), top_logprobs=tuple(logprobs[:count]))
-        for token, logprob, row, logprobs, count in zip(
-            targets,
-            (own - normaliser.squeeze(-1)).to(torch.float32).tolist(),
-            ids.gather(-1, order).tolist(),
-            rivals,
-            num_rivals,
-            strict=True,
+        Logprob(token_id=token, logprob=own, top_token_ids=tuple(ids[:count]), top_logprobs=tuple(rivals[:count]))
+        for token, (own, *rivals), ids, count in zip(
+            targets, table[:, : width + 1].tolist(), unpack_ids(table[:, width + 1 :]).tolist(), num_rivals, strict=True
         )
     )

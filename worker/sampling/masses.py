@@ -9,7 +9,8 @@ from torch import Tensor
 from worker.sampling.packing import pack, unpack_floats
 
 WIDTH: Final = 5  # columns of `shard_masses`
-_ROWS_AT_ONCE: Final = 8  # what is held in float64 meanwhile
+_ROWS_AT_ONCE: Final = 8  # what is held in float64 meanwhile, at least
+_NUMBERS_AT_ONCE: Final = 1 << 22  # likewise, on a device with memory of its own
 _NOTHING: Final = -800.0  # exp() of it is 0
 
 
@@ -26,8 +27,9 @@ def shard_masses(logits: Tensor) -> Tensor:
     """Return one shard's sums over [rows, n] float32, to be joined: [rows, WIDTH] float32."""
     largest = logits.amax(-1, keepdim=True)
     bases = torch.where(largest == -torch.inf, 0.0, largest).to(torch.float64)
+    at_once = _ROWS_AT_ONCE if logits.is_cpu else max(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // logits.shape[-1])
     sums = []
-    for part, base in zip(torch.split(logits, _ROWS_AT_ONCE), torch.split(bases, _ROWS_AT_ONCE), strict=True):
+    for part, base in zip(torch.split(logits, at_once), torch.split(bases, at_once), strict=True):
         depth = part.to(torch.float64).sub_(base).clamp_(min=_NOTHING)
         weights = depth.exp()
         sums.append(torch.stack([weights.sum(-1), weights.mul_(depth).sum(-1)], dim=-1))

@@ -4,7 +4,6 @@ A number is keyed by (request seed, sample index, position, global vocabulary id
 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -15,30 +14,34 @@ _GAMMA: Final = 0x9E3779B97F4A7C15
 _FIRST: Final = 0xBF58476D1CE4E5B9
 _SECOND: Final = 0x94D049BB133111EB
 _BELOW_ONE: Final = 1 - 2.0**-53
+_NUMBERS_AT_ONCE: Final = 1 << 22  # on a device with memory of its own
 
 
 def noise_key(seed: int, sample: int, position: int) -> int:
-    """Return the 64-bit key of one draw."""
-    return _mix(_mix(_mix(seed & _MASK) + sample * _GAMMA) + position * _GAMMA)
+    """Return the 64-bit key of one draw, as a signed number."""
+    return _signed(_mix(_mix(_mix(seed & _MASK) + sample * _GAMMA) + position * _GAMMA))
 
 
-def gumbel_noise(keys: Sequence[int], ids: Tensor) -> Tensor:
+def gumbel_noise(keys: Tensor, ids: Tensor) -> Tensor:
     """Return standard Gumbel noise.
 
     Args:
-        keys: One a row, of `noise_key`.
+        keys: [rows] int64, of `noise_key`.
         ids: Global vocabulary ids, [n] int64 of all rows, or [rows, n] int64 of each.
 
     Returns:
         [rows, n] float32, on the device of `ids`.
     """
-    noise = torch.empty(len(keys), ids.shape[-1], dtype=torch.float32, device=ids.device)
-    scaled = ids * _signed(_GAMMA)
-    for row, key in enumerate(keys):  # a row at a time stays in the cache
-        mixed = _mix_tensor((scaled if ids.dim() == 1 else scaled[row]) + _signed(key))
+    size = ids.shape[-1]
+    noise = torch.empty(len(keys), size, dtype=torch.float32, device=ids.device)
+    scaled = (ids * _signed(_GAMMA)).expand(len(keys), size)
+    at_once = 1 if noise.is_cpu else max(1, _NUMBERS_AT_ONCE // max(1, size))  # a row at a time stays in the cache
+    for first in range(0, len(keys), at_once):
+        rows = slice(first, first + at_once)
+        mixed = _mix_tensor(scaled[rows] + keys[rows].unsqueeze(-1))
         uniform = _shift(mixed, 11).to(torch.float64).add_(0.5).mul_(2.0**-53)  # in (0, 1]
         uniform.clamp_(max=_BELOW_ONE)  # the largest number of 53 bits, and a half, is rounded to 1: infinite noise
-        noise[row] = uniform.log_().neg_().log_().neg_()
+        noise[rows] = uniform.log_().neg_().log_().neg_()
     return noise
 
 

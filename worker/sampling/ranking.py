@@ -6,20 +6,23 @@ import torch
 from torch import Tensor
 
 NO_ID: Final = (1 << 31) - 1  # of padding: behind all tokens
+_NUMBERS_AT_ONCE: Final = 1 << 22  # that are held as int64 meanwhile
 
 
 def rank_tokens(values: Tensor, ids: Tensor) -> Tensor:
     """Return the places [rows, n] of the first, second … of values [rows, n] float32, with their ids."""
-    bits = (values + 0.0).view(torch.int32).to(torch.int64)  # -0.0 becomes 0.0
-    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # as integers in the order of the floats
-    return ((rising << 32) - ids).argsort(dim=-1, descending=True)
+    return _ranks(values, ids).argsort(dim=-1, descending=True)
 
 
 def first_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the first `count` of each row of [rows, n] float32, in order, with their places in the row.
 
-    Which of equal values `topk` takes is not said, so rows where that matters are looked at again.
+    Which of equal values `topk` takes is not said, so rows where that matters are looked at again; on a device that
+    would have to wait for, all are ranked as integers of which none are equal.
     """
+    if not values.is_cpu:
+        places = _first_places(values, count)
+        return values.gather(-1, places), places
     found, places = values.topk(count, dim=-1)
     if count:
         last = found[:, -1:]
@@ -62,3 +65,17 @@ def rank_whole(scores: Tensor, raw: Tensor | None, count: int) -> Found:
     else:
         values, ids = scores, torch.arange(count, device=scores.device).expand_as(scores)
     return Found(values, ids, None if raw is None else raw.gather(-1, ids)).ranked()
+
+
+def _ranks(values: Tensor, ids: Tensor) -> Tensor:
+    """Return int64 numbers that are larger for tokens that come earlier."""
+    bits = (values + 0.0).view(torch.int32).to(torch.int64)  # -0.0 becomes 0.0
+    rising = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # as integers in the order of the floats
+    return (rising << 32) - ids
+
+
+def _first_places(values: Tensor, count: int) -> Tensor:
+    """Return the places of the first `count` of each row, [rows, count] int64, in order."""
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, values.shape[-1]))
+    ids = torch.arange(values.shape[-1], device=values.device)
+    return torch.cat([_ranks(part, ids).topk(count, dim=-1).indices for part in torch.split(values, at_once)])

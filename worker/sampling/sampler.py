@@ -4,19 +4,24 @@ See docs/sampling.md. Rows that filters leave undecided are gathered whole, whic
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from liger.schedule import Logprob
 from worker.sampling.adjust import adjust_logits
 from worker.sampling.controls import Vocabulary
 from worker.sampling.draw import Draw, Drawn
 from worker.sampling.forms import group_rows
 from worker.sampling.groups import Group
+from worker.sampling.parameters import Parameters, stage_parameters
+from worker.sampling.picking import PickNoisy, pick_noisy
+from worker.sampling.transfers import Stage, stage_here
 
 AskAgain = Callable[[Tensor], Sequence[Tensor]]
 """Gathers a tensor of the same size from all ranks, in rank order."""
+
+_NO_TOKENS: Final = torch.zeros(0, dtype=torch.int64)
 
 
 class Sampler:
@@ -25,82 +30,109 @@ class Sampler:
     Args:
         shards: Vocabulary rows of each rank, in rank order, contiguous.
         rank: This rank.
+        stage: Brings numbers to the logits' device.
+        pick: What is drawn of a shard where nothing is filtered.
     """
 
-    def __init__(self, shards: Sequence[range], rank: int) -> None:
+    def __init__(
+        self, shards: Sequence[range], rank: int, stage: Stage = stage_here, pick: PickNoisy = pick_noisy
+    ) -> None:
         self._shards = shards
         self._vocabulary = Vocabulary(shards[rank], shards[-1].stop)
+        self._stage = stage
+        self._pick = pick
 
     def candidates(self, logits: Tensor, draws: Sequence[Draw], masks: Sequence[Tensor | None] = ()) -> "Candidates":
-        """Return what this rank knows of some draws.
+        """Return what this rank knows of some draws; does not wait for the device.
 
         Args:
             logits: [draws, own vocabulary rows] float32; changed in place.
             draws: One a row.
-            masks: One a row, alike on all ranks: [whole vocabulary] bool, what a grammar allows; None for all. Empty
-                for none at all.
+            masks: One a row, alike on all ranks, on the host: [whole vocabulary] bool, what a grammar allows; None for
+                all. Empty for none at all.
         """
-        groups = group_rows(draws, max(map(len, self._shards)))
-        raw = {form: logits[rows] for form, rows in groups.items() if form.num_rivals is not None}
-        adjust_logits(logits, draws, masks, self._vocabulary)
-        parts = [
+        forms = group_rows(draws, max(map(len, self._shards)))
+        given = stage_parameters(draws, forms, self._vocabulary.size, self._stage)
+        raw = [
+            logits.index_select(0, one.places) if form.num_rivals is not None else None
+            for form, one in zip(forms, given, strict=True)
+        ]
+        adjust_logits(logits, draws, masks, self._vocabulary, self._stage)
+        groups = [
             Group(
                 form,
                 [draws[row] for row in rows],
+                one,
                 self._shards,
                 self._vocabulary,
-                logits=logits if len(rows) == len(draws) else logits[rows],
-                raw=raw.get(form),
+                logits=logits if len(rows) == len(draws) else logits.index_select(0, one.places),
+                raw=own,
             )
-            for form, rows in groups.items()
+            for (form, rows), one, own in zip(forms.items(), given, raw, strict=True)
         ]
-        return Candidates(draws, list(zip(groups.values(), parts, strict=True)))
+        packed = [group.pack(self._pick).flatten() for group in groups]
+        payload = torch.cat(packed) if packed else logits.new_zeros(0)
+        return Candidates(list(zip(forms.values(), given, groups, strict=True)), payload, self._stage)
 
 
 class Candidates:
     """What one rank knows of a batch's draws; made by `Sampler`.
 
     Args:
-        draws: One a row.
-        groups: Rows of like draws, with their places among the draws.
+        groups: Rows of like draws, each with their places among the draws, and those on the device.
+        payload: What this rank sends, float32.
+        stage: Brings numbers to the device.
     """
 
-    def __init__(self, draws: Sequence[Draw], groups: Sequence[tuple[list[int], Group]]) -> None:
-        self._draws = draws
+    def __init__(self, groups: Sequence[tuple[list[int], Parameters, Group]], payload: Tensor, stage: Stage) -> None:
+        self.payload = payload
         self._groups = groups
-        packed = [group.pack().flatten() for _, group in groups]
-        self.payload = torch.cat(packed) if packed else torch.zeros(0)  # what this rank sends, float32
+        self._stage = stage
 
     def choose(self, parts: Sequence[Tensor], ask_again: AskAgain) -> Drawn:
         """Draw from all ranks' candidates; the same on every rank.
+
+        Waits for the device only where filters may leave rows undecided.
 
         Args:
             parts: Their payloads, in rank order.
             ask_again: Called at most once, on all ranks or on none.
         """
+        if not self._groups:
+            return Drawn(tokens=_NO_TOKENS.to(self.payload.device))
         table = torch.stack(list(parts))  # [ranks, size]
-        for _, group in self._groups:
+        for _, _, group in self._groups:
             group.choose(table[:, : group.size].reshape(-1, *group.shape))
             table = table[:, group.size :]
         self._settle(ask_again)
-        tokens: dict[int, int] = {}
-        logprobs: dict[int, Logprob] = {}
-        for rows, group in self._groups:
-            tokens.update(zip(rows, group.tokens(), strict=True))
-            logprobs.update(zip(rows, group.logprobs(), strict=False))
-        order = range(len(self._draws))
+        likelihoods = [(tuple(rows), group.likelihoods()) for rows, _, group in self._groups]
         return Drawn(
-            token_ids=tuple(tokens[row] for row in order),
-            logprobs=tuple(logprobs[row] for row in order if row in logprobs),
+            tokens=self._in_order(),
+            likelihoods=tuple((rows, own) for rows, own in likelihoods if own is not None),
         )
 
     def _settle(self, ask_again: AskAgain) -> None:
         """Gather the undecided rows whole and draw from them."""
-        undecided = [group for _, group in self._groups if group.undecided]
-        if not undecided:
+        unsure = [(group, group.is_sure) for _, _, group in self._groups if group.is_sure is not None]
+        if not unsure:
             return
-        rests = [group.rest() for group in undecided]  # [rows, width of the largest shard]
-        table = torch.stack(list(ask_again(torch.cat([rest.flatten() for rest in rests]))))
-        for group, rest in zip(undecided, rests, strict=True):
-            group.choose_again(table[:, : rest.numel()].reshape(-1, *rest.shape))
+        flags = iter(torch.cat([is_sure for _, is_sure in unsure]).tolist())  # waits for the device
+        rows = [[row for row in range(len(is_sure)) if not next(flags)] for _, is_sure in unsure]
+        rests = [
+            (group, group.rest(own, self._stage)) for (group, _), own in zip(unsure, rows, strict=True) if own
+        ]  # [rows, width of the largest shard]
+        if not rests:
+            return
+        table = torch.stack(list(ask_again(torch.cat([rest.flatten() for _, rest in rests]))))
+        for group, rest in rests:
+            group.choose_again(table[:, : rest.numel()].reshape(-1, *rest.shape), self._stage)
             table = table[:, rest.numel() :]
+
+    def _in_order(self) -> Tensor:
+        """Return the groups' tokens in the order of the draws, [draws] int64."""
+        tokens = [group.tokens for _, _, group in self._groups]
+        if len(tokens) == 1:
+            return tokens[0]
+        joined = torch.cat(tokens)
+        places = torch.cat([given.places for _, given, _ in self._groups])
+        return joined.new_empty(len(joined)).index_copy_(0, places, joined)

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from liger.domain import Sampling
-from liger.schedule import SequenceStart
+from liger.schedule import Logprob, SequenceStart
 from worker.sampling.controls import Vocabulary
 from worker.sampling.draw import Draw, Drawn, count_drawn
 from worker.sampling.sampler import Candidates, Sampler
+from worker.sampling.transfers import fetch_here
 from worker.sequences import SequenceTable
 from worker.shards.partition import split
 
@@ -56,6 +57,18 @@ def even_shards(size: int, num_ranks: int) -> list[range]:
     return [split(size, num_ranks, rank) for rank in range(num_ranks)]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What was drawn, on the host."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Logprob, ...]
+
+    @classmethod
+    def of(cls, drawn: Drawn) -> "Outcome":
+        return cls(*drawn.read(fetch_here)())
+
+
 class _AskedError(Exception):
     """Ends a choice where it asks for more."""
 
@@ -72,13 +85,14 @@ class Ranks:
             for row, one in enumerate(asks):
                 table.start(one.start(row))
 
-    def draw(self, logits: Tensor, *, later: int = 0) -> Drawn:
+    def draw(self, logits: Tensor, *, later: int = 0) -> Outcome:
         """Draw a token for each sequence, from whole logits [sequences, vocabulary]; all ranks must agree."""
         drawn = self._choose([self._candidates(rank, logits, later) for rank in range(len(self._shards))])
-        assert all(one == drawn[0] for one in drawn)
+        outcomes = [Outcome.of(one) for one in drawn]
+        assert all(one == outcomes[0] for one in outcomes)
         for rank in range(len(self._shards)):
             count_drawn(self.draws(rank, later), drawn[0])
-        return drawn[0]
+        return outcomes[0]
 
     def payload(self, logits: Tensor) -> Tensor:
         """Return what the first rank would send."""
@@ -112,7 +126,7 @@ class Ranks:
         return [one.choose(parts, lambda _: rests) for one in candidates]
 
 
-def draw_on(num_ranks: int, logits: Tensor, asks: Sequence[Ask]) -> Drawn:
+def draw_on(num_ranks: int, logits: Tensor, asks: Sequence[Ask]) -> Outcome:
     """Draw one token a sequence on evenly split ranks."""
     return Ranks(even_shards(logits.shape[-1], num_ranks), asks).draw(logits)
 
@@ -138,4 +152,4 @@ def draw_often(count: int, logits: Tensor, one: Ask, num_ranks: int = 2) -> Tens
         sampler = Sampler(even_shards(len(logits), num_ranks), rank)
         candidates.append(sampler.candidates(part, draws, [one.mask] * count))
     drawn = first._choose(candidates)[0]
-    return torch.bincount(torch.tensor(drawn.token_ids), minlength=len(logits))
+    return torch.bincount(drawn.tokens, minlength=len(logits))

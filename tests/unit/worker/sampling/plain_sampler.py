@@ -27,7 +27,7 @@ def draw_plainly(logits: list[float], one: Ask) -> int:
     scores = [np.float32(score) / np.float32(sampling.temperature) for score in scores]
     kept = filtered(scores, left, sampling)
     key = noise_key(sampling.seed, one.sample, one.place)
-    noise = gumbel_noise([key], torch.arange(len(scores)))[0].numpy()
+    noise = gumbel_noise(torch.tensor([key]), torch.arange(len(scores)))[0].numpy()
     return max(kept, key=lambda token: (np.float32(scores[token]) + noise[token], -token))
 
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from liger.domain import Sampling
 from tests.unit.worker.sampling.drawing import Ranks, ask, draw_often, even_shards
-from worker.sampling.filters import keep_tokens, needs_masses
+from worker.sampling.filters import Filters, filter_columns, keep_tokens, needs_masses
 from worker.sampling.masses import join_masses, shard_masses
 
 SIZE = 24
@@ -151,7 +151,9 @@ def test_what_may_be_drawn_is_what_transformers_would_let_through(filters: dict[
     sampling = Sampling(temperature=1.0, **filters)
     ordered, order = logits.sort(descending=True)
     masses = join_masses(shard_masses(logits).unsqueeze(0)) if needs_masses(sampling) else None
-    kept, is_sure = keep_tokens(ordered, torch.full((64,), -torch.inf), [sampling] * 64, masses)
+    columns = torch.tensor(filter_columns([sampling] * 64), dtype=torch.float64)
+    given = Filters.of(columns, [sampling] * 64)
+    kept, is_sure = keep_tokens(ordered, torch.full((64,), -torch.inf), given, masses)
     assert is_sure.all()
     assert torch.equal(kept, expected.gather(-1, order) > -torch.inf)
 
@@ -185,10 +187,10 @@ def test_ten_thousand_biases_are_prepared_once() -> None:
     logits = torch.zeros(1, 50_000)
     assert ranks.draw(logits).token_ids == (31_000,)
     (own,) = ranks.draws(1)
-    prepared = own.controls.of(ranks.vocabulary(1))
+    prepared = own.controls.of(ranks.vocabulary(1), torch.device("cpu"))
     assert len(prepared.biases) == 10_000
     ranks.draw(logits, later=1)
-    assert own.controls.of(ranks.vocabulary(1)) is prepared
+    assert own.controls.of(ranks.vocabulary(1), torch.device("cpu")) is prepared
 
 
 def test_ids_beyond_the_vocabulary_are_passed_over() -> None:

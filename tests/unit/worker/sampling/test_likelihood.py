@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.worker.sampling.drawing import ask, draw_on, even_shards
-from worker.sampling.likelihood import joined_likelihood, shard_likelihood
+from worker.sampling.likelihood import Likelihoods, shard_likelihood
 from worker.sampling.masses import join_masses, shard_masses
 from worker.sampling.ranking import first_tokens
+from worker.sampling.transfers import fetch_here
 
 
 @settings(max_examples=60, deadline=None)
@@ -27,7 +28,8 @@ def test_likelihood_from_shards_equals_the_whole_softmax(
     parts = [shard_likelihood(logits[:, shard.start : shard.stop], targets, shard, told) for shard in shards]
     expected = logits.double().log_softmax(-1)
     values, ids = expected.topk(20, dim=-1)
-    for row, logprob in enumerate(joined_likelihood(torch.stack(parts), targets.tolist(), [num_rivals] * 7)):
+    read = Likelihoods(torch.stack(parts), [num_rivals] * 7).read(fetch_here)
+    for row, logprob in enumerate(read(targets.tolist())):
         assert logprob.token_id == targets[row]
         assert logprob.logprob == pytest.approx(expected[row, targets[row]].item(), rel=1e-6)
         count = min(num_rivals, told * num_ranks)

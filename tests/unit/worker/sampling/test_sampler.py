@@ -22,6 +22,7 @@ def _few_candidates() -> Iterator[None]:
     """Let vocabularies of some hundred tokens need the second exchange."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("worker.sampling.forms._NUM_CANDIDATES", 128)
+        patch.setattr("worker.sampling.forms._NUM_EQUALS", 1)
         yield
 
 
