@@ -64,6 +64,11 @@ class KvCache:
         place = layer - self.layers.start
         return self.keys[place].flatten(0, 1), self.values[place].flatten(0, 1)
 
+    def blocks(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values by block, each [blocks, block_size, kv_heads, head_dim]; no copy."""
+        place = layer - self.layers.start
+        return self.keys[place], self.values[place]
+
     def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy blocks in all layers held; no target is a source too."""
         places = (torch.tensor(blocks, dtype=torch.int64, device=self.keys[0].device) for blocks in (sources, targets))

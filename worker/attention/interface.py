@@ -55,6 +55,7 @@ class AttentionShape:
     max_length: int  # longest sequence, in tokens
     dtype: torch.dtype
     device: torch.device
+    block_size: int | None = None  # tokens of a block of the cache; None without a cache
 
 
 class AttentionBackend(Protocol):

@@ -4,9 +4,9 @@ A kernel's launch depends on counts and maxima alone; these are rounded up to bu
 batches. Everything else is values in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Final
 
 from worker.kv_cache import KvCache
@@ -66,9 +66,9 @@ class PagedLayout:
         """Return [rows + 1]: where each row's blocks begin in `kv_indices`."""
         return [0, *accumulate(map(len, self.tables))]
 
-    def kv_indices(self) -> list[int]:
+    def kv_indices(self) -> Iterator[int]:
         """Return the blocks of all rows, one row after another."""
-        return [block for table in self.tables for block in table]
+        return chain.from_iterable(self.tables)
 
     def last_block_lengths(self, block_size: int) -> list[int]:
         """Return [rows]: tokens in each row's last block."""
