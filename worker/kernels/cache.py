@@ -1,7 +1,5 @@
 """New keys and values to their slots of the cache."""
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -42,13 +40,13 @@ def write_kv(keys_cache: Tensor, values_cache: Tensor, slot_mapping: Tensor, key
 
 @triton.jit
 def _write_kv(  # noqa: PLR0917 - launched by place
-    keys_cache: Any,
-    values_cache: Any,
-    slot_mapping: Any,
-    key: Any,
-    value: Any,
-    key_stride: Any,
-    value_stride: Any,
+    keys_cache: tl.tensor,
+    values_cache: tl.tensor,
+    slot_mapping: tl.tensor,
+    key: tl.tensor,
+    value: tl.tensor,
+    key_stride: tl.tensor,
+    value_stride: tl.tensor,
     width: tl.constexpr,
     block: tl.constexpr,
 ) -> None:

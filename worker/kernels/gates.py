@@ -1,6 +1,6 @@
 """Gated activations: activation(gate) * up in one pass over what one projection gave."""
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 import triton
@@ -19,15 +19,24 @@ def gate(hidden: Tensor, kind: ActivationKind) -> Tensor:
     num_tokens, columns = hidden.shape[0], hidden.shape[1] // 2
     out = torch.empty((num_tokens, columns), dtype=hidden.dtype, device=hidden.device)
     if num_tokens:
-        grid = (num_tokens, triton.cdiv(columns, _BLOCK))
-        _gate[grid](hidden, out, columns=columns, block=_BLOCK, kind=kind.value, num_warps=4)
+        num_blocks = triton.cdiv(columns, _BLOCK)
+        _gate[(num_tokens * num_blocks,)](
+            hidden, out, columns=columns, num_blocks=num_blocks, block=_BLOCK, kind=kind.value, num_warps=4
+        )
     return out
 
 
 @triton.jit
-def _gate(hidden: Any, out: Any, columns: tl.constexpr, block: tl.constexpr, kind: tl.constexpr) -> None:
-    row = tl.program_id(0).to(tl.int64)
-    places = tl.program_id(1) * block + tl.arange(0, block)
+def _gate(  # noqa: PLR0917 - launched by place
+    hidden: tl.tensor,
+    out: tl.tensor,
+    columns: tl.constexpr,
+    num_blocks: tl.constexpr,
+    block: tl.constexpr,
+    kind: tl.constexpr,
+) -> None:
+    row = (tl.program_id(0) // num_blocks).to(tl.int64)
+    places = tl.program_id(0) % num_blocks * block + tl.arange(0, block)
     held = places < columns
     gates = hidden + row * (2 * columns) + places
     value = tl.load(gates, mask=held, other=0.0).to(tl.float32)

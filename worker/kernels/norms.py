@@ -1,7 +1,7 @@
 """Residual + addends + bias, then the norm, in one pass over each row."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import triton
 import triton.language as tl
@@ -53,20 +53,20 @@ def add_norm(
 
 @triton.jit
 def _add_norm(  # noqa: PLR0917 - launched by place
-    residual: Any,
-    addend_0: Any,
-    addend_1: Any,
-    addend_2: Any,
-    addend_3: Any,
-    addend_4: Any,
-    addend_5: Any,
-    addend_6: Any,
-    addend_7: Any,
-    bias: Any,
-    norm_weight: Any,
-    norm_bias: Any,
-    out: Any,
-    eps: Any,
+    residual: tl.tensor,
+    addend_0: tl.tensor,
+    addend_1: tl.tensor,
+    addend_2: tl.tensor,
+    addend_3: tl.tensor,
+    addend_4: tl.tensor,
+    addend_5: tl.tensor,
+    addend_6: tl.tensor,
+    addend_7: tl.tensor,
+    bias: tl.tensor,
+    norm_weight: tl.tensor,
+    norm_bias: tl.tensor,
+    out: tl.tensor,
+    eps: tl.tensor,
     hidden: tl.constexpr,
     block: tl.constexpr,
     has_norm: tl.constexpr,
@@ -106,7 +106,7 @@ def _add_norm(  # noqa: PLR0917 - launched by place
 
 
 @triton.jit
-def _plus(total: Any, addend: Any, places: Any, held: Any) -> Any:
+def _plus(total: tl.tensor, addend: tl.tensor, places: tl.tensor, held: tl.tensor) -> tl.tensor:
     if addend is not None:
         total += tl.load(addend + places, mask=held, other=0.0).to(tl.float32)
     return total

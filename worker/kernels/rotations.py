@@ -1,6 +1,6 @@
 """Queries and keys, normed and turned in one pass."""
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 import triton
@@ -48,14 +48,14 @@ def rotate(
 
 @triton.jit
 def _rotate(  # noqa: PLR0917 - launched by place
-    turned: Any,
-    row_stride: Any,
-    cosines: Any,
-    sines: Any,
-    scale: Any,
-    eps: Any,
-    query: Any,
-    key: Any,
+    turned: tl.tensor,
+    row_stride: tl.tensor,
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    scale: tl.tensor,
+    eps: tl.tensor,
+    query: tl.tensor,
+    key: tl.tensor,
     num_heads: tl.constexpr,
     all_heads: tl.constexpr,
     half: tl.constexpr,
