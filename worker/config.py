@@ -1,13 +1,14 @@
 """A worker's settings."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from liger.errors import ConfigError
 
-DEVICES = ("cpu",)
-DTYPES = ("float32", "bfloat16")
-COMMUNICATORS = ("gloo", "null")
+DTYPES = ("float32", "bfloat16", "float16")
+COMMUNICATORS = ("auto", "gloo", "nccl", "copy-engine", "null")
+_GPU = re.compile(r"cuda(:\d+)?")
 MAX_KV_FRACTION = 0.95  # of the free memory
 
 
@@ -35,18 +36,22 @@ class WorkerConfig:
     """Host under which controller and other ranks reach this worker; empty takes that of --listen."""
     exchange_host: str = ""
     """Address of the interface for exchanges between ranks; empty takes that of --advertise or --listen."""
-    communicator: str = "gloo"
-    """How ranks exchange activations: gloo; or null, not at all, for benchmarks (outputs are meaningless)."""
+    communicator: str = "auto"
+    """How ranks exchange activations: gloo on the CPU; nccl or copy-engine on GPUs; auto measures which is best where;
+    or null, not at all, for benchmarks (outputs are meaningless)."""
     insecure: bool = False
     """Allow to listen beyond loopback without authentication."""
     device: str = "cpu"
-    """Where to compute: cpu."""
+    """Where to compute: cpu, cuda or cuda:N."""
+    eager: bool = False
+    """Launch each segment by itself, without CUDA graphs, for debugging."""
     dtype: str = "float32"
-    """Number format of weights and activations: float32 or bfloat16."""
+    """Number format of weights and activations: float32, bfloat16 or float16."""
     threads: int = 0
     """Compute threads; 0 takes all cores."""
-    kv_memory_fraction: float = 0.1
-    """Share of the memory that is free once weights are loaded, for keys and values; ranks may share a machine."""
+    kv_memory_fraction: float = 0.0
+    """Share of the memory that is free once weights are loaded, for keys and values; 0 takes 0.1 on the CPU, where
+    ranks may share a machine, and 0.8 on a GPU."""
     kv_cache_gib: float = 0.0
     """Memory for keys and values of running sequences, in GiB; 0 takes --kv-memory-fraction of what is free."""
     block_size: int = 16
@@ -78,12 +83,7 @@ class WorkerConfig:
         """
         if not self.model_folder.is_dir():
             raise ConfigError(f"--model-folder {self.model_folder} is not a folder; `liger models pull` brings models")
-        if self.device not in DEVICES:
-            raise ConfigError(f"--device takes {' or '.join(DEVICES)}, not {self.device!r}")
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"--dtype takes {' or '.join(DTYPES)}, not {self.dtype!r}")
-        if self.communicator not in COMMUNICATORS:
-            raise ConfigError(f"--communicator takes {' or '.join(COMMUNICATORS)}, not {self.communicator!r}")
+        self._check_device()
         if min(self.tp_size, self.pp_size, self.block_size) < 1 or self.threads < 0:
             raise ConfigError("--tp-size, --pp-size and --block-size must be at least 1, --threads at least 0")
         if self.rank is not None and not 0 <= self.rank < self.tp_size * self.pp_size:
@@ -95,9 +95,21 @@ class WorkerConfig:
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"--log-level takes DEBUG, INFO, WARNING or ERROR, not {self.log_level!r}")
 
+    def _check_device(self) -> None:
+        if self.device != "cpu" and not _GPU.fullmatch(self.device):
+            raise ConfigError(f"--device takes cpu, cuda or cuda:N, not {self.device!r}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype takes {' or '.join(DTYPES)}, not {self.dtype!r}")
+        if self.communicator not in COMMUNICATORS:
+            raise ConfigError(f"--communicator takes {' or '.join(COMMUNICATORS)}, not {self.communicator!r}")
+        if self.communicator in ("nccl", "copy-engine") and self.device == "cpu":
+            raise ConfigError(f"--communicator {self.communicator} is of GPUs; on --device cpu use gloo")
+        if self.communicator == "gloo" and self.device != "cpu":
+            raise ConfigError("--communicator gloo is of the CPU; on GPUs use auto, nccl or copy-engine")
+
     def _check_memory(self) -> None:
-        if not 0 < self.kv_memory_fraction <= MAX_KV_FRACTION:
-            raise ConfigError(f"--kv-memory-fraction must be above 0 and at most {MAX_KV_FRACTION}")
+        if not 0 <= self.kv_memory_fraction <= MAX_KV_FRACTION:
+            raise ConfigError(f"--kv-memory-fraction must be 0, for the device's default, or at most {MAX_KV_FRACTION}")
         if not 0 <= self.kv_cache_gib < float("inf"):
             raise ConfigError("--kv-cache-gib must be a number of GiB, or 0 for a share of the free memory")
 

@@ -1,48 +1,43 @@
 """What a rank holds: weights for its life, and for an epoch its communicator, keys and values, and executor."""
 
 import logging
-import os
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from liger.domain import BatchKind, ModelCard
-from liger.errors import ConfigError, GroupFailedError, LigerError
+from liger.errors import GroupFailedError, LigerError
 from liger.models.store import liger_home
 from liger.profile import ProfileTable
-from liger.schedule import Pattern, Window, WindowOutcome
+from liger.schedule import Pattern, Window
+from worker.assembly import Parts, build_executor, make_attention
 from worker.communicator.connections import Connections, Connector
+from worker.communicator.memory import ExchangeMemory
 from worker.config import WorkerConfig
+from worker.devices.factory import make_device
 from worker.executor import Executor
-from worker.inputs import InputBuilder
-from worker.kv_cache import KvCache, bytes_per_block
-from worker.memory import GIB, KvNeeds, blocks_of_share, blocks_of_size, free_bytes
+from worker.kv_allocation import allocate_cache
 from worker.profiler.identity import hardware_name
 from worker.profiler.profiler import Profiler
 from worker.profiler.store import ProfileStore
 from worker.profiler.subject import Subject, make_subject
-from worker.rank import Joined, JoinPlan, Progress
+from worker.rank import Joined, JoinPlan, Progress, ReadOutcome
 from worker.rendezvous import Rendezvous, RendezvousStore
-from worker.runner import SegmentRunner
-from worker.sampling.sampler import Sampler
-from worker.segments import Forwards, forwards
-from worker.sequences import SequenceTable
+from worker.segments import forwards
 from worker.shards.folder import fingerprint, read_spec
 from worker.shards.loading import load_shard
-from worker.shards.partition import split
 from worker.shards.shard import Shard
 from worker.shards.spec import ModelSpec
 from worker.structured.matchers import Matchers
 
 _LOG: Final = logging.getLogger(__name__)
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Engine:
-    """A CPU rank. Implements `RankEngine`.
+    """A rank on the device that its settings name. Implements `RankEngine`.
 
     Args:
         config: The worker's.
@@ -55,8 +50,8 @@ class Engine:
         self._config = config
         self._spec = read_spec(config.model_folder)
         self._dtype = DTYPES[config.dtype]
-        self._num_threads = config.threads or os.cpu_count() or 1
-        torch.set_num_threads(self._num_threads)
+        self._device = make_device(config)
+        self._device.enter()
         self._store = RendezvousStore(config.exchange_address)
         self._shard: Shard | None = None
         self._held: tuple[int, int, range] | None = None  # tp_rank, tp_size and layers of the shard
@@ -75,19 +70,53 @@ class Engine:
     @property
     def device(self) -> str:
         """What it computes on, for people."""
-        return f"cpu ({self._num_threads} thread{'s' if self._num_threads > 1 else ''})"
+        return self._device.name
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether outcomes come later than `run` returns."""
+        return self._device.runs_ahead
 
     def join(self, plan: JoinPlan, progress: Progress) -> Joined:
         """Load weights and find the other ranks."""
         self._aborted.clear()
+        self._device.enter()
+        self._device.begin_epoch()
         segments = forwards(self._spec, plan.stage_layers)
         shard = self._load(plan, progress)
         progress("waiting for the other ranks", 1.0)
         self._connections = connections = self._connect(plan)
-        cache = self._allocate(plan, shard) if BatchKind.DECODE in segments else None
-        self._executor = self._build_executor(plan, segments, shard, cache, connections)
+        cache = None
+        if BatchKind.DECODE in segments:
+            cache = allocate_cache(self._config, plan, shard, self._device, self._dtype)
+        attention = make_attention(self._device, shard, self._dtype)
+        draws = cache is not None and plan.pp_stage == plan.pp_size - 1
+        self._matchers = self._start_matchers() if draws else None
+        self._executor = build_executor(
+            Parts(
+                plan=plan,
+                forwards=segments,
+                shard=shard,
+                cache=cache,
+                connections=connections,
+                attention=attention,
+                matchers=self._matchers,
+                device=self._device,
+                dtype=self._dtype,
+                is_eager=self._config.eager,
+            )
+        )
         self._subject = make_subject(
-            self._config, self.card, plan, shard=shard, communicator=connections.stage, cache=cache, dtype=self._dtype
+            self._config,
+            self.card,
+            plan,
+            shard=shard,
+            communicator=connections.stage,
+            cache=cache,
+            dtype=self._dtype,
+            device=self._device,
+            attention=attention,
+            host=connections.host,
         )
         return Joined(
             forwards=segments,
@@ -110,8 +139,8 @@ class Engine:
         )
         return profiler.profile(self._subject, fresh=fresh)
 
-    def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
-        """Execute a window."""
+    def run(self, pattern: Pattern, window: Window) -> ReadOutcome:
+        """Launch a window."""
         if self._executor is None:
             raise LigerError("a window came before the rank had joined")
         return self._executor.run(pattern, window)
@@ -119,6 +148,7 @@ class Engine:
     def abort(self) -> None:
         """Make a `join`, `profile` or `run` under way end with an error."""
         self._aborted.set()
+        self._device.give_up()
         connections = self._connections  # the launching thread may let go of them meanwhile
         if connections is not None:
             connections.abort()
@@ -126,6 +156,7 @@ class Engine:
     def leave(self) -> None:
         """Let go of the epoch; weights stay."""
         self._executor, self._subject = None, None
+        self._device.leave()
         if self._matchers is not None:
             self._matchers.close()
             self._matchers = None
@@ -137,24 +168,6 @@ class Engine:
         """Let go of everything."""
         self.leave()
         self._store.close()
-
-    def _build_executor(
-        self, plan: JoinPlan, segments: Forwards, shard: Shard, cache: KvCache | None, connections: Connections
-    ) -> Executor:
-        draws = cache is not None and plan.pp_stage == plan.pp_size - 1
-        self._matchers = self._start_matchers() if draws else None
-        table = SequenceTable(plan.num_rows, self._matchers)
-        inputs = InputBuilder(spec=self._spec, table=table, cache=cache, dtype=self._dtype, device="cpu")
-        runner = SegmentRunner(
-            shard=shard,
-            communicator=connections.stage,
-            links=connections.links,
-            table=table,
-            inputs=inputs,
-            sampler=Sampler(self._vocabulary(plan.tp_size), plan.tp_rank) if draws else None,
-            clock_ns=time.perf_counter_ns,
-        )
-        return Executor(plan=plan, forwards=segments, table=table, inputs=inputs, runner=runner)
 
     def _start_matchers(self) -> Matchers:
         spec = self._spec
@@ -176,6 +189,8 @@ class Engine:
                 tp_size=plan.tp_size,
                 layers=plan.layers,
                 dtype=self._dtype,
+                device=self._device.torch_device,
+                ops=self._device.ops,
                 progress=lambda share: self._report_load(progress, share),
             )
             self._held = wanted
@@ -190,53 +205,25 @@ class Engine:
         config = self._config
         rendezvous = Rendezvous(plan, limit_s=config.rendezvous_limit_s, aborted=self._aborted)
         store = rendezvous.meet() if plan.world_size > 1 else None
-        connector = Connector(plan, store, host=config.exchange_address, limit_s=config.exchange_limit_s)
+        connector = Connector(
+            plan,
+            store,
+            host=config.exchange_address,
+            limit_s=config.exchange_limit_s,
+        )
         return connector.connect(is_null=config.communicator == "null")
 
-    def _allocate(self, plan: JoinPlan, shard: Shard) -> KvCache:
-        size = self._config.block_size
-        block_bytes = bytes_per_block(
-            self._spec, shard.num_kv_heads, self._dtype, block_size=size, num_layers=len(shard.layers)
+    def _exchange_memory(self, plan: JoinPlan) -> ExchangeMemory:
+        """Return what a batch's activations come to, with the padding of its bucket."""
+        most = plan.max_batch_tokens
+        padded = self._device.bucket(BatchKind.ENCODE, most)
+        return ExchangeMemory(
+            num_slots=plan.num_slots,
+            max_tokens=max(most, padded or most),
+            hidden_size=self._spec.hidden_size,
+            dtype=self._dtype,
+            device=self._device.torch_device,
         )
-        needs = KvNeeds(
-            block_bytes=block_bytes, block_size=size, max_length=self._spec.max_length, num_rows=plan.num_rows
-        )
-        num_blocks = self._choose_num_blocks(needs, plan.world_size)
-        try:
-            return KvCache.allocate(
-                layers=shard.layers,
-                num_blocks=num_blocks,
-                block_size=size,
-                num_kv_heads=shard.num_kv_heads,
-                head_dim=self._spec.head_dim,
-                dtype=self._dtype,
-            )
-        except RuntimeError as error:  # how torch tells that memory is short
-            gib = num_blocks * block_bytes / GIB
-            raise ConfigError(
-                f"a KV cache of {gib:.2f} GiB does not fit this machine; lower --kv-cache-gib or --kv-memory-fraction"
-            ) from error
-
-    def _choose_num_blocks(self, needs: KvNeeds, num_ranks: int) -> int:
-        gib, fraction = self._config.kv_cache_gib, self._config.kv_memory_fraction
-        free = free_bytes()
-        if gib:
-            num_blocks = blocks_of_size(needs, gib)
-        else:
-            num_blocks = blocks_of_share(needs, free=free, fraction=fraction, num_ranks=num_ranks)
-        _LOG.info(
-            "KV cache of %d blocks of %d tokens, %.2f GiB (%s), of %.2f GiB free; the longest sequence takes %d blocks",
-            num_blocks,
-            needs.block_size,
-            num_blocks * needs.block_bytes / GIB,
-            f"--kv-cache-gib {gib:g}" if gib else f"--kv-memory-fraction {fraction:g}",
-            free / GIB,
-            needs.blocks_of_longest,
-        )
-        return num_blocks
-
-    def _vocabulary(self, tp_size: int) -> list[range]:
-        return [split(self._spec.vocab_size, tp_size, rank) for rank in range(tp_size)]
 
 
 def _card(config: WorkerConfig, spec: ModelSpec) -> ModelCard:

@@ -1,20 +1,45 @@
 """Runs windows: every segment in the order given, each batch in its own slot, waiting only where a lane changes."""
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 
 from liger.digest import LaunchDigest, order_digest, takes_part, token_digest
 from liger.domain import SegmentKind
 from liger.schedule import BatchOutcome, Pattern, Segment, Step, Window, WindowOutcome
+from worker.devices.base import Device
 from worker.inputs import InputBuilder
-from worker.rank import JoinPlan
+from worker.rank import JoinPlan, ReadOutcome
 from worker.recorder import Recorder
-from worker.runner import SegmentRunner
+from worker.runner import ReadBatch, SegmentRunner
 from worker.segments import Forwards
 from worker.sequences import SequenceTable
 from worker.slots import Slot, Slots, Work
+
+
+class Launch(NamedTuple):
+    """One step of a window, to be launched."""
+
+    place: int  # in the pattern
+    step: Step
+    slot: Slot
+    segment: Segment
+
+
+class LaunchAll(Protocol):
+    """Launches the steps of a window in their order."""
+
+    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
+        """Launch them, one by one through `launch` or several at once."""
+        ...
+
+
+def launch_each(launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
+    """Launch one step after another. A `LaunchAll`."""
+    del window
+    for one in launches:
+        launch(one)
 
 
 class Executor:
@@ -26,7 +51,9 @@ class Executor:
         table: Running sequences.
         inputs: Prepares batches.
         runner: Runs single segments.
-        clock_ns: Monotonic nanoseconds.
+        device: What they run on.
+        recorder: Times them.
+        launch_all: How the steps of a window are launched.
     """
 
     def __init__(
@@ -37,7 +64,9 @@ class Executor:
         table: SequenceTable,
         inputs: InputBuilder,
         runner: SegmentRunner,
-        clock_ns: Callable[[], int] = time.perf_counter_ns,
+        device: Device,
+        recorder: Recorder,
+        launch_all: LaunchAll = launch_each,
     ) -> None:
         self._plan = plan
         self._forwards = forwards
@@ -46,39 +75,35 @@ class Executor:
         self._table = table
         self._inputs = inputs
         self._runner = runner
-        self._clock_ns = clock_ns
-        self._recorder = Recorder(clock_ns)
+        self._device = device
+        self._recorder = recorder
+        self._launch_all = launch_all
         self._slots = Slots()
 
     @torch.inference_mode()
-    def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
-        """Run one window and return this rank's acknowledgement.
+    def run(self, pattern: Pattern, window: Window) -> ReadOutcome:
+        """Launch one window and return what tells this rank's acknowledgement.
 
         Raises:
             GroupFailedError: An exchange failed.
             ScheduleRefusedError: The window names sequences that do not run.
         """
+        self._device.begin_window()
+        self._runner.begin_window(is_timed=window.timed)
         self._recorder.begin(window)
         slots = self._begin(window)
         digest = LaunchDigest()
+        launches = []
         for place, step in enumerate(pattern.steps):
             slot = slots[step.operand]
             segment = self._forwards[slot.start.kind][slot.position + step.segment]
             if takes_part(step, self._plan.rank):
                 digest.add(step)
-                self._launch(place, step, slot, segment)
+                launches.append(Launch(place, step, slot, segment))
             elif segment.kind is SegmentKind.SEND and segment.peer == self._plan.pp_stage:
-                self._runner.expect(slot, segment)
-        done = self._end(pattern, slots)
-        is_payload = self._gives_results and self._plan.tp_rank == 0
-        return WindowOutcome(
-            fence=window.fence,
-            number=window.number,
-            launched_digest=order_digest(digest.value(), window.batch_ids),
-            sampled_digest=_sampled_digest(done) if self._gives_results else 0,
-            timings=self._recorder.end(),
-            batches=done if is_payload else (),
-        )
+                launches.append(Launch(place, step, slot, segment))
+        self._launch_all(launches, self._launch, window)
+        return self._reader(window, digest.value(), self._end(pattern, slots))
 
     def _begin(self, window: Window) -> list[Slot]:
         """Bring the sequence table up to date, open slots, and return those of the window's batches."""
@@ -90,21 +115,19 @@ class Executor:
             self._slots.open(start, self._inputs.claim(start.rows))
         return [self._slots.of(batch_id) for batch_id in window.batch_ids]
 
-    def _launch(self, place: int, step: Step, slot: Slot, segment: Segment) -> None:
-        runner, recorder = self._runner, self._recorder
-        began_ns, waited_ns = self._clock_ns(), runner.waited_ns
-        exchange = runner.launch(slot, segment, step.piece)
-        waited_ns = runner.waited_ns - waited_ns
-        recorder.add_wait(step.operand, waited_ns)
-        if exchange is None:
-            recorder.add_compute(place, step, began_ns + waited_ns)
-        else:
-            recorder.add_exchange(place, began_ns + waited_ns, exchange)
+    def _launch(self, launch: Launch) -> None:
+        place, step, slot, segment = launch
+        if not takes_part(step, self._plan.rank):
+            self._runner.expect(slot, segment)
+            return
+        self._recorder.begin_step()
+        exchange = self._runner.launch(slot, segment, step.piece)
+        self._recorder.end_step(place, step, exchange)
 
-    def _end(self, pattern: Pattern, slots: list[Slot]) -> tuple[BatchOutcome, ...]:
-        """Advance the batches, close those whose last segment here was in the window, return what they gave."""
+    def _end(self, pattern: Pattern, slots: list[Slot]) -> list[ReadBatch]:
+        """Advance the batches, close those whose last segment here was in the window, fetch what they gave."""
         counts = {step.operand: step.segment + 1 for step in pattern.steps}
-        done = []
+        done: list[ReadBatch] = []
         for operand, count in sorted(counts.items()):
             slot, kind = slots[operand], slots[operand].start.kind
             is_over = slot.position < self._ends[kind] <= slot.position + count
@@ -113,15 +136,36 @@ class Executor:
                 done += self._close(operand, slot)
             if slot.position == len(self._forwards[kind]):
                 self._slots.close(slot.start.batch_id)
-        return tuple(done)
+        return done
 
-    def _close(self, operand: int, slot: Slot) -> list[BatchOutcome]:
-        """Let go of what a batch holds here; return what it gave, if it ends on this stage."""
-        waited_ns = self._runner.waited_ns
-        outcomes = [self._runner.results(slot)] if self._gives_results else []
-        self._recorder.add_wait(operand, self._runner.waited_ns - waited_ns)
+    def _close(self, operand: int, slot: Slot) -> list[ReadBatch]:
+        """Let go of what a batch holds here; fetch what it gave, if it ends on this stage."""
+        self._recorder.begin_step()
+        results = [self._runner.results(slot)] if self._gives_results else []
+        self._recorder.end_batch(operand)
         slot.work = Work()
-        return outcomes
+        return results
+
+    def _reader(self, window: Window, launched: int, done: Sequence[ReadBatch]) -> ReadOutcome:
+        read_timings, fence = self._recorder.end(), self._device.end_window()
+        is_payload = self._gives_results and self._plan.tp_rank == 0
+
+        @torch.inference_mode()
+        def read() -> WindowOutcome:
+            fence.wait()
+            batches = tuple(read_batch() for read_batch in done)
+            timings = read_timings()
+            fence.release()
+            return WindowOutcome(
+                fence=window.fence,
+                number=window.number,
+                launched_digest=order_digest(launched, window.batch_ids),
+                sampled_digest=_sampled_digest(batches) if self._gives_results else 0,
+                timings=timings,
+                batches=batches if is_payload else (),
+            )
+
+        return read
 
 
 def _end_of_stage(segments: tuple[Segment, ...], stage: int) -> int:

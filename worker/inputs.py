@@ -7,12 +7,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from liger.domain import EncodeOutput
+from liger.domain import BatchKind, EncodeOutput
 from liger.errors import ScheduleRefusedError
 from liger.schedule import BatchRows, BlockAppends, DecodeRows, EncodeRows, PrefillRows
-from worker.attention.encode import build_encode_attention
-from worker.attention.interface import Attend
-from worker.attention.paged import build_paged_attention
+from worker.arenas import Arena
+from worker.attention.interface import Attend, AttentionBackend
+from worker.devices.base import Device
 from worker.kv_cache import KvCache
 from worker.sampling.draw import Draw
 from worker.sequences import PromptTargets, SequenceTable
@@ -42,12 +42,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchInputs:
-    """A batch, ready for its first segment."""
+    """A batch, ready for its first segment. Padded are tokens behind those of `num_tokens`, which mean nothing."""
 
-    token_ids: Tensor  # [num_tokens] int64
-    positions: Tensor  # [num_tokens] int64
-    token_type_ids: Tensor | None  # [num_tokens] int64
+    num_tokens: int
+    token_ids: Tensor | None  # [padded] int64; None for the last tokens of `table_rows`
+    positions: Tensor  # [padded] int64
+    token_type_ids: Tensor | None  # [padded] int64
     attend: Attend
+    table_rows: Tensor | None = None  # decode: [padded] int64, rows of the sequence table, padded with row 0
     draws: tuple[Draw, ...] = ()  # one a token to draw
     draw_places: Tensor | None = None  # [n] int64: rows of the hidden states that are drawn from; None for all
     draw_copies: Tensor | None = None  # [draws] int64: which of those each draws from; None for one each
@@ -66,6 +68,7 @@ class InputBuilder:
         cache: Keys and values; None for models that keep none.
         dtype: Of activations.
         device: Where tensors go.
+        attention: How it attends.
     """
 
     def __init__(
@@ -75,13 +78,15 @@ class InputBuilder:
         table: SequenceTable,
         cache: KvCache | None,
         dtype: torch.dtype,
-        device: torch.device | str,
+        device: Device,
+        attention: AttentionBackend,
     ) -> None:
         self._spec = spec
         self._table = table
         self._cache = cache
-        self._dtype = dtype
+        self.dtype = dtype
         self._device = device
+        self._attention = attention
 
     def build(self, rows: BatchRows) -> BatchInputs:
         """Claim and prepare a batch at once.
@@ -89,7 +94,7 @@ class InputBuilder:
         Raises:
             ScheduleRefusedError: See `claim`.
         """
-        return self.prepare(self.claim(rows))
+        return self.prepare(self.claim(rows), 0)
 
     def claim(self, rows: BatchRows) -> Claim:
         """Take what a batch needs of the sequence table; copies and appends its KV blocks there.
@@ -159,36 +164,40 @@ class InputBuilder:
             self._table.copy_last(row, source, target)
         cache.copy_blocks(sources, targets)
 
-    def prepare(self, claim: Claim) -> BatchInputs:
-        """Return a batch's tensors; those of a decode batch hold its sequences' last tokens as they are now."""
+    def prepare(self, claim: Claim, slot: int) -> BatchInputs:
+        """Return a batch's tensors in the memory of its slot; tokens that ranks drew are looked up later."""
+        arena = self._device.arena(slot)
         match claim.rows:
             case PrefillRows():
-                return self._prefill(claim, claim.rows)
+                return self._prefill(claim, claim.rows, arena, slot)
             case DecodeRows():
-                return self._decode(claim, claim.rows)
+                return self._decode(claim, claim.rows, arena, slot)
             case EncodeRows():
-                return self._encode(claim.rows)
+                return self._encode(claim.rows, arena, slot)
 
     def new_residual(self, claim: Claim) -> Tensor:
         """Return memory for what another stage sends of a batch, [num_tokens, hidden]."""
-        return torch.empty(claim.num_tokens, self._spec.hidden_size, dtype=self._dtype, device=self._device)
+        size = claim.num_tokens, self._spec.hidden_size
+        return torch.empty(size, dtype=self.dtype, device=self._device.torch_device)
 
-    def _prefill(self, claim: Claim, rows: PrefillRows) -> BatchInputs:
+    def _prefill(self, claim: Claim, rows: PrefillRows, arena: Arena, slot: int) -> BatchInputs:
         ends = list(accumulate(rows.num_tokens))
         positions = [
             start + offset for start, count in zip(rows.starts, rows.num_tokens, strict=True) for offset in range(count)
         ]
         drawn = list(dict.fromkeys(claim.draw_chunks))
         copies = [drawn.index(chunk) for chunk in claim.draw_chunks]
+        padded = self._padded(BatchKind.PREFILL, claim.num_tokens)
         return BatchInputs(
-            token_ids=self._ids(rows.token_ids),
-            positions=self._ids(positions),
+            num_tokens=claim.num_tokens,
+            token_ids=_staged(arena, "token_ids", rows.token_ids, padded),
+            positions=_staged(arena, "positions", positions, padded),
             token_type_ids=None,
-            attend=self._paged(claim, rows.num_tokens, rows.starts),
+            attend=self._paged(claim, slot, num_tokens=rows.num_tokens, starts=rows.starts, padded=padded),
             draws=claim.draws,
-            draw_places=self._ids([ends[chunk] - 1 for chunk in drawn]),
-            draw_copies=self._ids(copies) if len(drawn) < len(copies) else None,
-            draw_rows=self._ids(claim.draw_rows),
+            draw_places=_staged(arena, "draw_places", [ends[chunk] - 1 for chunk in drawn]),
+            draw_copies=_staged(arena, "draw_copies", copies) if len(drawn) < len(copies) else None,
+            draw_rows=_staged(arena, "draw_rows", claim.draw_rows),
             predictions=tuple(
                 Prediction(end - count, targets)
                 for end, count, targets in zip(ends, rows.num_tokens, claim.targets, strict=True)
@@ -196,46 +205,64 @@ class InputBuilder:
             ),
         )
 
-    def _decode(self, claim: Claim, rows: DecodeRows) -> BatchInputs:
-        table_rows = self._ids(rows.rows)
+    def _decode(self, claim: Claim, rows: DecodeRows, arena: Arena, slot: int) -> BatchInputs:
+        padded = self._padded(BatchKind.DECODE, claim.num_tokens)
+        table_rows = _staged(arena, "table_rows", rows.rows, padded)
         return BatchInputs(
-            token_ids=self._table.take_tokens(table_rows),
-            positions=self._ids(rows.positions),
+            num_tokens=claim.num_tokens,
+            token_ids=None,
+            positions=_staged(arena, "positions", rows.positions, padded),
             token_type_ids=None,
-            attend=self._paged(claim, (1,) * len(rows.rows), rows.positions),
+            attend=self._paged(claim, slot, num_tokens=(1,) * len(rows.rows), starts=rows.positions, padded=padded),
+            table_rows=table_rows,
             draws=claim.draws,
-            draw_rows=table_rows,
+            draw_rows=table_rows[: claim.num_tokens],
         )
 
-    def _encode(self, rows: EncodeRows) -> BatchInputs:
-        attend = build_encode_attention(
-            rows.num_tokens,
-            causal=self._spec.causal,
-            windows=self._spec.sliding_windows,
-            dtype=self._dtype,
-            device=self._device,
-        )
+    def _encode(self, rows: EncodeRows, arena: Arena, slot: int) -> BatchInputs:
+        num_tokens = len(rows.token_ids)
+        padded = self._padded(BatchKind.ENCODE, num_tokens)
+        positions = [place for count in rows.num_tokens for place in range(count)]
+        types = _staged(arena, "token_type_ids", rows.token_type_ids, padded) if rows.token_type_ids else None
         return BatchInputs(
-            token_ids=self._ids(rows.token_ids),
-            positions=self._ids([place for count in rows.num_tokens for place in range(count)]),
-            token_type_ids=self._ids(rows.token_type_ids) if rows.token_type_ids else None,
-            attend=attend,
+            num_tokens=num_tokens,
+            token_ids=_staged(arena, "token_ids", rows.token_ids, padded),
+            positions=_staged(arena, "positions", positions, padded),
+            token_type_ids=types,
+            attend=self._attention.encode(slot, rows.num_tokens, stage=arena.stage, padded_tokens=padded),
             lengths=rows.num_tokens,
             outputs=rows.outputs,
         )
 
-    def _paged(self, claim: Claim, num_tokens: Sequence[int], starts: Sequence[int]) -> Attend:
+    def _paged(
+        self,
+        claim: Claim,
+        slot: int,
+        *,
+        num_tokens: Sequence[int],
+        starts: Sequence[int],
+        padded: int | None,
+    ) -> Attend:
         assert self._cache is not None, "a model without a KV cache has no prefill or decode forward"
-        return build_paged_attention(
+        return self._attention.paged(
+            slot,
             self._cache,
             num_tokens=num_tokens,
             starts=starts,
             block_tables=claim.block_tables,
-            windows=self._spec.sliding_windows,
+            stage=self._device.arena(slot).stage,
+            padded_tokens=padded,
         )
 
-    def _ids(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
+    def _padded(self, kind: BatchKind, num_tokens: int) -> int | None:
+        """Return the size of a batch's bucket; None where batches are not padded."""
+        return self._device.bucket(kind, num_tokens) if self._attention.is_capturable else None
+
+
+def _staged(arena: Arena, name: str, values: Sequence[int], padded: int | None = None) -> Tensor:
+    """Return integers on the device, followed by zeros up to the size of a bucket."""
+    missing = 0 if padded is None else padded - len(values)
+    return arena.stage(name, [*values, *[0] * missing] if missing else values, torch.int64)
 
 
 def _forks(rows: PrefillRows) -> tuple[tuple[int, ...], ...]:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from liger.errors import LigerError
 from liger.schedule import Pattern, Window, WindowOutcome
+from worker.rank import ReadOutcome
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -21,11 +22,15 @@ Report = Callable[[WindowOutcome | LigerError], None]
 
 
 class Launcher:
-    """Runs work on a thread of its own, in the order in which it comes."""
+    """Runs work on a thread of its own, in the order in which it comes.
 
-    def __init__(self) -> None:
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str = "launcher") -> None:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, name="launcher", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to take work."""
@@ -54,30 +59,54 @@ class WindowRun:
     """The windows of one epoch, until one fails.
 
     Args:
-        run: Executes a window.
-        report: Takes what came of each window, or the failure that ended it all; called from the launching thread.
+        run: Launches a window; what it returns tells the outcome, waiting until the device has done with it.
+        report: Takes what came of each window, or the failure that ended it all.
+        read: Runs what reads an outcome, in order: at once, or on a thread of its own where the device is behind.
     """
 
-    def __init__(self, run: Callable[[Pattern, Window], WindowOutcome], report: Report) -> None:
+    def __init__(
+        self, run: Callable[[Pattern, Window], ReadOutcome], report: Report, read: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._run = run
         self._report = report
+        self._read = read
         self.is_over = False  # set to skip what is still queued
 
     def __call__(self, pattern: Pattern, window: Window) -> None:
-        """Run one window, unless one before it failed."""
+        """Launch one window, unless one before it failed."""
         if self.is_over:
             return
+        outcome = self._guarded(window, lambda: self._run(pattern, window))
+        if outcome is not None:
+            self._read(lambda: self._tell(window, outcome))
+
+    def _tell(self, window: Window, outcome: ReadOutcome) -> None:
+        if self.is_over:
+            return
+        told = self._guarded(window, outcome)
+        if told is not None:
+            self._report(told)
+
+    def _guarded(self, window: Window, work: Callable[[], ResultT]) -> ResultT | None:
+        """Return what work gives; None if it failed, which ends the epoch and is reported."""
         try:
-            self._report(self._run(pattern, window))
+            return work()
         except LigerError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the epoch ends and says so
             _LOG.exception("window %d failed inside", window.number)
             self._fail(LigerError(f"window {window.number} failed inside: {type(error).__name__}: {error}"))
+        return None
 
     def _fail(self, error: LigerError) -> None:
-        self.is_over = True
-        self._report(error)
+        if not self.is_over:
+            self.is_over = True
+            self._report(error)
+
+
+def read_at_once(work: Callable[[], None]) -> None:
+    """Read an outcome on the launching thread, where compute is done when its launch returns."""
+    work()
 
 
 def _settle(future: Future[ResultT], work: Callable[[], ResultT]) -> None:

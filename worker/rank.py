@@ -10,6 +10,8 @@ from liger.schedule import Pattern, Segment, Window, WindowOutcome
 
 Progress = Callable[[str, float], None]
 """Takes what is being done and the share of it that is done, 0 to 1; called from any thread."""
+ReadOutcome = Callable[[], WindowOutcome]
+"""Tells what came of a window, waiting until the device has done with it; raises LigerError if it failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +95,13 @@ class RankEngine(Protocol):
         """
         ...
 
-    def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
-        """Execute a window.
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `run` returns before the device has done with a window; outcomes are then read on another thread."""
+        ...
+
+    def run(self, pattern: Pattern, window: Window) -> ReadOutcome:
+        """Launch a window; what it returns tells the outcome, to be called once, in the order of windows.
 
         Raises:
             LigerError: Another rank failed, or the window is not right.

@@ -2,9 +2,45 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from liger.schedule import Step, StepSpan, Window, WindowTimings
 from worker.communicator.base import Exchange
+
+ReadTimings = Callable[[], WindowTimings]
+"""Tells a window's timings once its outcome may be read."""
+
+
+class Recorder(Protocol):
+    """Times the lanes of one rank; called by the launching thread, in the order of launches."""
+
+    def begin(self, window: Window) -> None:
+        """Begin a window."""
+        ...
+
+    def begin_step(self) -> None:
+        """Note that a step is launched now."""
+        ...
+
+    def begin_wait(self) -> None:
+        """Note that the compute lane comes to wait for an exchange."""
+        ...
+
+    def end_wait(self) -> None:
+        """Note that it has it."""
+        ...
+
+    def end_step(self, place: int, step: Step, exchange: Exchange | None) -> None:
+        """Note that a step at a place of the pattern was launched: compute, or an exchange."""
+        ...
+
+    def end_batch(self, operand: int) -> None:
+        """Note that what was awaited since `begin_step` was for a batch's results."""
+        ...
+
+    def end(self) -> ReadTimings:
+        """End the window."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +54,8 @@ class _Pending:
     exchange: Exchange
 
 
-class Recorder:
-    """Times the lanes of one rank.
+class HostRecorder:
+    """Times the lanes of a CPU rank, where compute is done when its launch returns. Implements `Recorder`.
 
     Args:
         clock_ns: Monotonic nanoseconds; exchanges tell their ends on the same clock.
@@ -30,6 +66,9 @@ class Recorder:
         self._pending: list[_Pending] = []  # in launch order
         self._lane_free_ns = 0  # when the last exchange ended
         self._spans: list[StepSpan] = []
+        self._began_ns = 0  # the step under way
+        self._waited_ns = 0  # in it
+        self._wait_began_ns = 0
 
     def begin(self, window: Window) -> None:
         """Begin a window."""
@@ -38,27 +77,39 @@ class Recorder:
         self._compute_ns = [0] * len(window.batch_ids)
         self._exposed_ns = [0] * len(window.batch_ids)
 
-    def add_compute(self, place: int, step: Step, began_ns: int) -> None:
-        """Note that a step at a place of the pattern computed until now."""
+    def begin_step(self) -> None:
+        """Note that a step is launched now."""
+        self._began_ns, self._waited_ns = self._clock_ns(), 0
+
+    def begin_wait(self) -> None:
+        """Note that the launching thread waits."""
+        self._wait_began_ns = self._clock_ns()
+
+    def end_wait(self) -> None:
+        """Note that the wait is over."""
+        self._waited_ns += self._clock_ns() - self._wait_began_ns
+
+    def end_step(self, place: int, step: Step, exchange: Exchange | None) -> None:
+        """Note that a step computed until now, or that an exchange is under way."""
+        began_ns, window = self._began_ns + self._waited_ns, self._window
+        self._exposed_ns[step.operand] += self._waited_ns
+        if exchange is not None:
+            self._pending.append(_Pending(window.number, place, window.timed, began_ns, exchange))
+            return
         ended_ns = self._clock_ns()
         self._compute_ns[step.operand] += ended_ns - began_ns
-        if self._window.timed:
-            self._spans.append(StepSpan(self._window.number, place, began_ns, ended_ns))
+        if window.timed:
+            self._spans.append(StepSpan(window.number, place, began_ns, ended_ns))
 
-    def add_exchange(self, place: int, launched_ns: int, exchange: Exchange) -> None:
-        """Note that a step at a place of the pattern is under way."""
-        window = self._window
-        self._pending.append(_Pending(window.number, place, window.timed, launched_ns, exchange))
+    def end_batch(self, operand: int) -> None:
+        """Note that the last wait was for a batch's results."""
+        self._exposed_ns[operand] += self._waited_ns
 
-    def add_wait(self, operand: int, waited_ns: int) -> None:
-        """Note that the launching thread waited for an exchange of a batch."""
-        self._exposed_ns[operand] += waited_ns
-
-    def end(self) -> WindowTimings:
-        """End the window and return its timings, with those of the exchanges that ended meanwhile."""
+    def end(self) -> ReadTimings:
+        """End the window; its timings come with those of the exchanges that ended meanwhile."""
         communication_ns = self._settle()
         spans, self._spans = tuple(self._spans), []
-        return WindowTimings(
+        timings = WindowTimings(
             started_ns=self._started_ns,
             ended_ns=self._clock_ns(),
             compute_ns=sum(self._compute_ns),
@@ -68,6 +119,7 @@ class Recorder:
             batch_exposed_ns=tuple(self._exposed_ns),
             spans=spans,
         )
+        return lambda: timings
 
     def _settle(self) -> int:
         """Note the exchanges that have ended; return how long the lane was busy with them.

@@ -1,6 +1,6 @@
 """Runs single segments of batches: compute at once, exchanges in the background, waits where a lane changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,17 +9,23 @@ from liger.domain import BatchKind, SegmentKind
 from liger.schedule import BatchOutcome, ItemResult, Logprob, Piece, Segment
 from worker.communicator.base import Communicator, Exchange, StageLinks
 from worker.communicator.local import DoneExchange
+from worker.communicator.pieces import whole
+from worker.devices.base import Device
 from worker.feedback import Feedback
 from worker.inputs import BatchInputs, InputBuilder
 from worker.outputs import EncodeOutputs, PromptOutputs
+from worker.recorder import Recorder
 from worker.sampling.draw import count_drawn
 from worker.sampling.sampler import Sampler
 from worker.segments import is_feedback
 from worker.sequences import SequenceTable
+from worker.shards.rotary import Rotation
 from worker.shards.shard import Activation, Shard
 from worker.slots import Slot
 
 Launch = Callable[[Slot, Segment, Piece | None], Exchange | None]
+ReadBatch = Callable[[], BatchOutcome]
+"""Tells what a batch gave; for the reading thread, behind the fence of the window in which it ended."""
 
 
 class SegmentRunner:
@@ -32,7 +38,8 @@ class SegmentRunner:
         table: Running sequences.
         inputs: Prepares batches.
         sampler: Draws tokens; None where none are drawn.
-        clock_ns: Monotonic nanoseconds.
+        device: What all of it runs on.
+        recorder: Is told of waits.
     """
 
     def __init__(
@@ -44,16 +51,17 @@ class SegmentRunner:
         table: SequenceTable,
         inputs: InputBuilder,
         sampler: Sampler | None,
-        clock_ns: Callable[[], int],
+        device: Device,
+        recorder: Recorder,
     ) -> None:
-        self.waited_ns = 0  # for exchanges, in all
         self._shard = shard
         self._communicator = communicator
         self._links = links
         self._table = table
         self._inputs = inputs
         self._sampler = sampler
-        self._clock_ns = clock_ns
+        self._device = device
+        self._recorder = recorder
         self._feedback = Feedback(table, self._wait)
         self._launches: dict[SegmentKind, Launch] = {
             SegmentKind.EMBED: self._embed,
@@ -66,6 +74,10 @@ class SegmentRunner:
             SegmentKind.SEND: self._send,
             SegmentKind.RECEIVE: self._receive,
         }
+
+    def begin_window(self, *, is_timed: bool) -> None:
+        """Begin a window, whose exchanges note when they run if it is timed."""
+        self._communicator.timed = is_timed
 
     def launch(self, slot: Slot, segment: Segment, piece: Piece | None) -> Exchange | None:
         """Run a segment that computes, or begin and return an exchange.
@@ -81,51 +93,74 @@ class SegmentRunner:
         At the send, as all ranks know their order; the receive segments may come in another.
         """
         if is_feedback(send):
-            buffer = torch.empty(len(slot.claim.draws), dtype=torch.int64)
+            size = len(slot.claim.draws)
+            buffer = torch.empty(size, dtype=torch.int64, device=self._device.torch_device)
         else:
             buffer = self._inputs.new_residual(slot.claim)
         slot.work.arrival = self._links.receive(buffer, send.stage)
 
-    def results(self, slot: Slot) -> BatchOutcome:
-        """Return what a batch gave, after its last segment here."""
-        work = slot.work
-        token_ids: tuple[int, ...] = ()
-        logprobs: tuple[Logprob, ...] = ()
-        items: tuple[ItemResult, ...] = ()
-        if work.drawn is not None:
-            token_ids, logprobs = work.drawn.token_ids, work.drawn.logprobs
+    def prepare(self, slot: Slot) -> BatchInputs:
+        """Bring a batch's inputs to the device, once."""
+        if slot.work.inputs is None:
+            slot.work.inputs = self._inputs.prepare(slot.claim, slot.number)
+        return slot.work.inputs
+
+    def results(self, slot: Slot) -> ReadBatch:
+        """Begin to fetch what a batch gave, after its last segment here."""
+        work, batch_id, fetch = slot.work, slot.start.batch_id, self._device.fetch
+        read_drawn = work.drawn.read(fetch) if work.drawn is not None else _nothing_drawn
+        read_items: Callable[[], tuple[ItemResult, ...]] = tuple
         if work.outputs is not None:
-            items = work.outputs.results(self._wait(work.exchanges.pop()) if work.outputs.needs_candidates else ())
-        return BatchOutcome(
-            batch_id=slot.start.batch_id,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            items=items,
-            prompt_logprobs=work.prompt_logprobs,
-        )
+            parts = self._wait(work.exchanges.pop()) if work.outputs.needs_candidates else ()
+            read_items = work.outputs.read(parts, fetch)
+        read_prompts: Callable[[], tuple[Logprob, ...]] = tuple
+        if work.prompts is not None:
+            read_prompts = work.prompts.read(work.prompt_parts, fetch)
+
+        def read() -> BatchOutcome:
+            token_ids, logprobs = read_drawn()
+            return BatchOutcome(
+                batch_id=batch_id,
+                token_ids=token_ids,
+                logprobs=logprobs,
+                items=read_items(),
+                prompt_logprobs=read_prompts(),
+            )
+
+        return read
 
     def _embed(self, slot: Slot, _: Segment, __: Piece | None) -> None:
         if slot.start.kind is BatchKind.DECODE:
             self._feedback.settle(slot.claim.draw_rows)
-        inputs = self._prepared(slot)
-        slot.work.activation = self._shard.embed(inputs.token_ids, inputs.positions, inputs.token_type_ids)
+        inputs = self.prepare(slot)
+        token_ids = inputs.token_ids
+        if token_ids is None:
+            assert inputs.table_rows is not None, "what was drawn belongs to sequences"
+            token_ids = self._table.take_tokens(inputs.table_rows)
+        residual, rotation = self._fixed(slot, len(inputs.positions))
+        slot.work.activation = self._shard.embed(
+            token_ids, inputs.positions, inputs.token_type_ids, residual=residual, rotation=rotation
+        )
 
     def _attention(self, slot: Slot, segment: Segment, _: Piece | None) -> None:
-        settled = self._settled(slot)
-        slot.work.partial = self._shard.attention(segment.layer, settled, self._prepared(slot).attend)
+        settled, attend = self._settled(slot), self.prepare(slot).attend
+        slot.work.partial = self._shard.attention(segment.layer, settled, attend, self._partial(slot, 0))
 
     def _mlp(self, slot: Slot, segment: Segment, piece: Piece | None) -> None:
         work = slot.work
         if piece is None:
-            work.partial = self._shard.mlp(segment.layer, self._settled(slot))
+            settled = self._settled(slot)
+            work.partial = self._shard.mlp(segment.layer, settled, self._partial(slot, 1))
             return
         if piece.index == 0:
-            work.mlp_input = self._shard.mlp_input(segment.layer, self._settled(slot))
-            work.partial = torch.empty_like(work.mlp_input)
+            settled = self._settled(slot)
+            memory = self._hold(slot, "mlp_input", settled.residual.shape)
+            work.mlp_input = self._shard.mlp_input(segment.layer, settled, memory)
+            work.partial = self._partial(slot, 1)
         assert work.mlp_input is not None and work.partial is not None, "pieces come in order"  # noqa: PT018 - one bug
         rows = rows_of_piece(piece, len(work.partial))
         if rows.start < rows.stop:
-            work.partial[rows] = self._shard.mlp_rows(segment.layer, work.mlp_input[rows])
+            self._shard.mlp_rows(segment.layer, work.mlp_input[rows], work.partial[rows])
         if piece.index + 1 == piece.count:
             work.mlp_input = None
 
@@ -138,10 +173,10 @@ class SegmentRunner:
         return exchange
 
     def _head(self, slot: Slot, _: Segment, __: Piece | None) -> None:
-        work, inputs = slot.work, self._prepared(slot)
-        hidden = self._shard.finish(self._settled(slot))
+        work, inputs = slot.work, self.prepare(slot)
+        hidden = self._shard.finish(self._settled(slot))[: inputs.num_tokens]
         if slot.start.kind is BatchKind.ENCODE:
-            work.outputs = EncodeOutputs(self._shard, inputs, hidden)
+            work.outputs = EncodeOutputs(self._shard, inputs, hidden, self._device.bring)
             work.partial = work.outputs.candidates
             return
         assert self._sampler is not None, "where the head of a model that makes tokens is, there is a sampler"
@@ -150,7 +185,7 @@ class SegmentRunner:
             logits = logits[inputs.draw_copies]
         masks = [draw.output.mask() if draw.output is not None else None for draw in inputs.draws]  # waits, if at all
         work.candidates = self._sampler.candidates(logits, inputs.draws, masks)
-        work.prompts = PromptOutputs(self._shard, inputs.predictions, hidden)
+        work.prompts = PromptOutputs(self._shard, inputs.predictions, hidden, self._device.bring)
         work.partial = torch.cat([work.candidates.payload, work.prompts.payload])
 
     def _gather(self, slot: Slot, _: Segment, __: Piece | None) -> Exchange:
@@ -163,15 +198,15 @@ class SegmentRunner:
         return exchange
 
     def _sample(self, slot: Slot, _: Segment, __: Piece | None) -> None:
-        work, inputs = slot.work, self._prepared(slot)
+        work, inputs = slot.work, self.prepare(slot)
         assert work.candidates is not None and work.prompts is not None, "the head comes first"  # noqa: PT018 - one bug
         parts, size = self._wait(work.exchanges.pop()), len(work.candidates.payload)
         work.drawn = work.candidates.choose([part[:size] for part in parts], self._ask_again)
-        work.prompt_logprobs = work.prompts.results([part[size:] for part in parts])
-        work.candidates = work.prompts = None
+        work.prompt_parts = tuple(part[size:] for part in parts)
+        work.candidates = None
         rows = inputs.draw_rows
         assert rows is not None, "what is drawn belongs to sequences"
-        self._table.put_tokens(rows, torch.tensor(work.drawn.token_ids, dtype=torch.int64, device=rows.device))
+        self._table.put_tokens(rows, work.drawn.tokens)
         count_drawn(inputs.draws, work.drawn)
 
     def _ask_again(self, part: Tensor) -> tuple[Tensor, ...]:
@@ -183,7 +218,7 @@ class SegmentRunner:
         if not is_feedback(segment):
             return self._links.send(self._shard.suspend(self._settled(slot)), segment.peer)
         assert slot.work.drawn is not None, "tokens are drawn before they are sent"
-        return self._links.send(torch.tensor(slot.work.drawn.token_ids, dtype=torch.int64), segment.peer)
+        return self._links.send(slot.work.drawn.tokens, segment.peer)
 
     def _receive(self, slot: Slot, segment: Segment, _: Piece | None) -> Exchange:
         arrival = slot.work.arrival
@@ -192,30 +227,54 @@ class SegmentRunner:
             self._feedback.add(slot.claim.draw_rows, arrival)
         return arrival
 
-    def _prepared(self, slot: Slot) -> BatchInputs:
-        if slot.work.inputs is None:
-            slot.work.inputs = self._inputs.prepare(slot.claim)
-        return slot.work.inputs
-
     def _settled(self, slot: Slot) -> Activation:
         """Return the batch's activation with the addends of its last exchange."""
         work = slot.work
         if work.activation is None:
             assert work.arrival is not None, "embed or receive comes first"
-            (residual,) = self._wait(work.arrival)
-            work.activation, work.arrival = self._shard.resume(residual, self._prepared(slot).positions), None
+            (arrived,) = self._wait(work.arrival)
+            positions = self.prepare(slot).positions
+            residual, rotation = self._fixed(slot, len(positions))
+            work.activation = self._shard.resume(arrived, positions, residual=residual, rotation=rotation)
+            work.arrival = None
         elif work.exchanges:
-            results = [self._wait(exchange) for exchange in work.exchanges]
+            results = [addends for exchange in work.exchanges if (addends := self._wait(exchange))]
             assert work.partial is not None, "it was exchanged"
-            work.activation.addends = results[0] if len(results) == 1 else (work.partial,)
+            work.activation.addends = whole(results)
             work.exchanges, work.partial = [], None
         return work.activation
 
+    def _partial(self, slot: Slot, place: int) -> Tensor:
+        """Return memory for a batch's partial sums, those after attention (0) or after the MLP (1)."""
+        act = slot.work.activation
+        assert act is not None, "a segment before gave it"
+        num_tokens, hidden_size = act.residual.shape
+        return self._communicator.partial(slot.number, place, (num_tokens, hidden_size), act.residual.dtype)
+
+    def _fixed(self, slot: Slot, num_tokens: int) -> tuple[Tensor | None, Rotation | None]:
+        """Return a batch's memory for residual and rotation, where captured graphs need it at one place."""
+        spec = self._shard.spec
+        residual = self._hold(slot, "residual", (num_tokens, spec.hidden_size))
+        if spec.rope is None or residual is None:
+            return residual, None
+        turns = [self._hold(slot, name, (num_tokens, 1, spec.head_dim)) for name in ("cosines", "sines")]
+        return residual, Rotation(*(turn for turn in turns if turn is not None))
+
+    def _hold(self, slot: Slot, name: str, shape: Sequence[int]) -> Tensor | None:
+        """Return memory of the slot for activations; None where nothing needs a fixed place."""
+        if not self._device.runs_ahead:
+            return None
+        return self._device.arena(slot.number).hold(name, shape, self._inputs.dtype)
+
     def _wait(self, exchange: Exchange) -> tuple[Tensor, ...]:
-        began_ns = self._clock_ns()
+        self._recorder.begin_wait()
         result = exchange.wait()
-        self.waited_ns += self._clock_ns() - began_ns
+        self._recorder.end_wait()
         return result
+
+
+def _nothing_drawn() -> tuple[tuple[int, ...], tuple[Logprob, ...]]:
+    return (), ()
 
 
 def rows_of_piece(piece: Piece, num_rows: int) -> slice:

@@ -12,7 +12,7 @@ from liger.profile import ProfileTable
 from liger.schedule import Pattern, Window, WindowOutcome
 from worker.guard import WindowGuard
 from worker.kv_hazards import KvHazards
-from worker.launcher import Launcher, WindowRun
+from worker.launcher import Launcher, WindowRun, read_at_once
 from worker.rank import Joined, JoinPlan, Progress, RankEngine
 
 _LOG: Final = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Session:
         self._checks_schedules = checks_schedules
         self._fence: Fence | None = None  # of the latest epoch, running or not
         self._launcher = Launcher()  # for the worker's life
+        self._reader = Launcher("reader")  # likewise, of outcomes of a device that is behind
         self._windows: WindowRun | None = None
         self._guard: WindowGuard | None = None
         self._outcomes: asyncio.Queue[WindowOutcome | LigerError] = asyncio.Queue()
@@ -72,6 +73,7 @@ class Session:
     def start(self) -> None:
         """Begin to take epochs."""
         self._launcher.start()
+        self._reader.start()
 
     async def profile(
         self, fence: Fence, progress: asyncio.Queue[tuple[str, float] | None], *, fresh: bool
@@ -163,6 +165,7 @@ class Session:
             await self.stop()
         finally:
             self._launcher.stop()
+            self._reader.stop()
 
     def _check_newer(self, fence: Fence) -> None:
         if self._fence is not None and _order(fence) <= _order(self._fence):
@@ -191,7 +194,8 @@ class Session:
             pp_size=plan.pp_size,
             hazards=KvHazards(joined.block_size) if self._checks_schedules else None,
         )
-        self._windows = WindowRun(self._engine.run, lambda outcome: _post(loop, outcomes, outcome))
+        read = self._reader.post if self._engine.runs_ahead else read_at_once
+        self._windows = WindowRun(self._engine.run, lambda outcome: _post(loop, outcomes, outcome), read)
         self._last_executed = 0
         self.state = SessionState.JOINED
         _LOG.info("joined", extra={"group": plan.fence.group, "epoch": plan.fence.epoch, "rank": plan.rank})

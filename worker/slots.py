@@ -1,10 +1,10 @@
 """What each batch in flight keeps on a rank between its segments."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from liger.schedule import BatchStart, Logprob
+from liger.schedule import BatchStart
 from worker.communicator.base import Exchange
 from worker.inputs import BatchInputs, Claim
 from worker.outputs import EncodeOutputs, PromptOutputs
@@ -27,7 +27,12 @@ class Work:
     candidates: Candidates | None = None
     prompts: PromptOutputs | None = None
     drawn: Drawn | None = None
-    prompt_logprobs: tuple[Logprob, ...] = ()
+    prompt_parts: tuple[Tensor, ...] = ()  # of all ranks, for `prompts`
+
+    def copy(self) -> "Work":
+        """Return work that goes on from here apart from this; tensors are the same."""
+        act = None if self.activation is None else replace(self.activation)
+        return replace(self, activation=act, exchanges=list(self.exchanges))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -38,6 +43,11 @@ class Slot:
     claim: Claim
     position: int = 0  # the next segment of its forward when the window began
     work: Work = field(default_factory=Work)
+
+    @property
+    def number(self) -> int:
+        """Which of the rank's slots."""
+        return self.start.slot
 
 
 class Slots:

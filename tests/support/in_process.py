@@ -17,7 +17,7 @@ from liger.schedule import Pattern, Window, WindowOutcome
 from liger.v1 import controller_pb2, controller_pb2_grpc
 from tests.support.simulated_ranks import FORWARDS, SimulatedRank, made_profile
 from worker.config import WorkerConfig
-from worker.rank import Joined, JoinPlan, Progress
+from worker.rank import Joined, JoinPlan, Progress, ReadOutcome
 from worker.service import WorkerService
 
 CARD = ModelCard(
@@ -43,6 +43,7 @@ class SimulatedEngine:
         self.join_error: Exception | None = None
         self.block_size = 4
         self.forwards = FORWARDS
+        self.runs_ahead = False
         self.epochs: list[int] = []
         self.num_leaves = 0
         self._rank = SimulatedRank()
@@ -62,12 +63,13 @@ class SimulatedEngine:
         progress("measuring segments", 0.5)
         return made_profile()
 
-    def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
+    def run(self, pattern: Pattern, window: Window) -> ReadOutcome:
         assert self._plan is not None
         outcome = self._rank.run(pattern, window)
         if self._plan.tp_rank != 0:
             outcome = replace(outcome, batches=())
-        return self._spoil(outcome) if self._spoil else outcome
+        told = self._spoil(outcome) if self._spoil else outcome
+        return lambda: told
 
     def abort(self) -> None:
         pass

@@ -42,7 +42,7 @@ class RankGroup:
         """Run a window on all ranks; return what each acknowledges."""
         self.guard.learn(pattern)
         self.guard.admit(window)
-        outcomes = self._each(lambda rank: self._engines[rank].run(pattern, window))
+        outcomes = self._each(lambda rank: self._engines[rank].run(pattern, window)())
         for rank, outcome in enumerate(outcomes):
             expected = launch_digest(pattern.steps, rank)
             assert outcome.launched_digest == order_digest(expected, window.batch_ids)
@@ -58,7 +58,7 @@ class RankGroup:
 
     def run_apart(self, windows: Sequence[tuple[Pattern, Window]]) -> list[WindowOutcome]:
         """Run one window on all ranks, to each rank its own."""
-        return self._each(lambda rank: self._engines[rank].run(*windows[rank]))
+        return self._each(lambda rank: self._engines[rank].run(*windows[rank])())
 
     def _each(self, work: Any) -> list[Any]:
         futures = [thread.submit(work, rank) for rank, thread in enumerate(self._threads)]

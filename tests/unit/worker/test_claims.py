@@ -9,6 +9,9 @@ import torch
 from liger.domain import Sampling
 from liger.errors import ScheduleRefusedError
 from liger.schedule import BlockAppends, DecodeRows, PrefillRows, SequenceStart
+from worker.attention.interface import AttentionShape
+from worker.attention.reference import ReferenceAttention
+from worker.devices.cpu import CpuDevice
 from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache
 from worker.sequences import SequenceTable
@@ -34,7 +37,24 @@ class Rank:
         for place, tensor in enumerate((*self.cache.keys, *self.cache.values)):
             tensor.copy_(torch.arange(8).view(8, 1, 1, 1) * 10 + place)
         spec = SimpleNamespace(sliding_windows=[None, None])
-        self.inputs = InputBuilder(spec=spec, table=self.table, cache=self.cache, dtype=torch.float32, device="cpu")
+        shape = AttentionShape(
+            num_heads=1,
+            num_kv_heads=1,
+            head_dim=2,
+            windows=spec.sliding_windows,
+            causal=True,
+            max_length=32,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+        self.inputs = InputBuilder(
+            spec=spec,
+            table=self.table,
+            cache=self.cache,
+            dtype=torch.float32,
+            device=CpuDevice(1),
+            attention=ReferenceAttention(shape),
+        )
 
 
 def decode(*rows: int, appends: BlockAppends = BlockAppends()) -> DecodeRows:

@@ -163,7 +163,7 @@ def test_a_rank_measures_and_says_what_it_takes(
     tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, _ = tiny_model("llama")
-    monkeypatch.setattr("worker.engine.free_bytes", lambda: 2 * MIB)
+    monkeypatch.setattr("worker.devices.cpu.free_bytes", lambda: 2 * MIB)
     with caplog.at_level(logging.INFO, "worker.engine"), running_group(folder, kv_cache_gib=0.0) as group:
         (joined,) = group.joined
     assert 0 < joined.kv_bytes <= 0.1 * 2 * MIB
@@ -175,6 +175,6 @@ def test_a_rank_measures_and_says_what_it_takes(
 
 def test_a_rank_without_room_for_keys_says_so(tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = tiny_model("llama")
-    monkeypatch.setattr("worker.engine.free_bytes", lambda: 100)
+    monkeypatch.setattr("worker.devices.cpu.free_bytes", lambda: 100)
     with pytest.raises(ConfigError, match="raise --kv-memory-fraction"), running_group(folder, kv_cache_gib=0.0):
         pass

@@ -1,7 +1,7 @@
 from liger.domain import BatchKind, Lane
 from liger.schedule import Step, StepSpan
 from tests.support.forwards import pattern_of, window_of
-from worker.recorder import Recorder
+from worker.recorder import HostRecorder
 
 COMPUTE = [Step(operand=operand, segment=0, lane=Lane.COMPUTE) for operand in range(2)]
 PATTERN = pattern_of(COMPUTE, BatchKind.DECODE, BatchKind.DECODE)
@@ -24,20 +24,34 @@ class Exchange:
 
 def recording(number=1, *, timed=True, recorder=None, clock=None):
     clock = clock or Clock()
-    recorder = recorder or Recorder(clock)
+    recorder = recorder or HostRecorder(clock)
     recorder.begin(window_of(PATTERN, number, (1, 2), timed=timed))
     return recorder, clock
 
 
+def compute(recorder, clock, place, *, began, ended, waited=0):
+    """Let a step compute, after a wait."""
+    clock.now_ns = began - waited
+    recorder.begin_step()
+    recorder.begin_wait()
+    clock.now_ns = began
+    recorder.end_wait()
+    clock.now_ns = ended
+    recorder.end_step(place, COMPUTE[place], None)
+
+
+def exchange(recorder, clock, place, began, under_way):
+    clock.now_ns = began
+    recorder.begin_step()
+    recorder.end_step(place, COMPUTE[0], under_way)
+
+
 def test_compute_and_waits_are_told_by_batch():
     recorder, clock = recording()
-    clock.now_ns = 30
-    recorder.add_compute(0, COMPUTE[0], 10)
-    clock.now_ns = 70
-    recorder.add_compute(1, COMPUTE[1], 40)
-    recorder.add_wait(1, 5)
+    compute(recorder, clock, 0, began=10, ended=30)
+    compute(recorder, clock, 1, began=40, ended=70, waited=5)
     clock.now_ns = 80
-    timings = recorder.end()
+    timings = recorder.end()()
     assert (timings.started_ns, timings.ended_ns) == (0, 80)
     assert (timings.compute_ns, timings.batch_compute_ns) == (50, (20, 30))
     assert (timings.exposed_ns, timings.batch_exposed_ns) == (5, (0, 5))
@@ -45,20 +59,20 @@ def test_compute_and_waits_are_told_by_batch():
 
 
 def test_an_exchange_begins_when_those_before_it_have_ended():
-    recorder, _ = recording()
-    recorder.add_exchange(0, 10, Exchange(50))
-    recorder.add_exchange(1, 20, Exchange(60))
-    recorder.add_exchange(2, 90, Exchange(95))
-    timings = recorder.end()
+    recorder, clock = recording()
+    exchange(recorder, clock, 0, 10, Exchange(50))
+    exchange(recorder, clock, 1, 20, Exchange(60))
+    exchange(recorder, clock, 2, 90, Exchange(95))
+    timings = recorder.end()()
     assert timings.spans == (StepSpan(1, 0, 10, 50), StepSpan(1, 1, 50, 60), StepSpan(1, 2, 90, 95))
     assert timings.communication_ns == 40 + 10 + 5
 
 
 def test_an_exchange_that_a_later_one_overtook_counts_no_time_twice():
-    recorder, _ = recording()
-    recorder.add_exchange(0, 10, Exchange(60))
-    recorder.add_exchange(1, 20, Exchange(50))
-    timings = recorder.end()
+    recorder, clock = recording()
+    exchange(recorder, clock, 0, 10, Exchange(60))
+    exchange(recorder, clock, 1, 20, Exchange(50))
+    timings = recorder.end()()
     assert timings.communication_ns == 50
     assert all(span.begin_ns <= span.end_ns for span in timings.spans)
 
@@ -66,30 +80,40 @@ def test_an_exchange_that_a_later_one_overtook_counts_no_time_twice():
 def test_an_exchange_under_way_is_told_with_the_window_in_which_it_ends():
     recorder, clock = recording()
     late = Exchange()
-    recorder.add_exchange(4, 10, late)
-    first = recorder.end()
+    exchange(recorder, clock, 4, 10, late)
+    first = recorder.end()()
     recording(2, timed=False, recorder=recorder, clock=clock)
-    second = recorder.end()
+    second = recorder.end()()
     late.ended_ns = 70
     recording(3, timed=False, recorder=recorder, clock=clock)
-    third = recorder.end()
+    third = recorder.end()()
     assert [one.communication_ns for one in (first, second, third)] == [0, 0, 60]
     assert [one.spans for one in (first, second, third)] == [(), (), (StepSpan(1, 4, 10, 70),)]
 
 
 def test_an_exchange_with_nothing_to_do_takes_no_time():
-    recorder, _ = recording()
-    recorder.add_exchange(0, 10, Exchange(0))
-    timings = recorder.end()
+    recorder, clock = recording()
+    exchange(recorder, clock, 0, 10, Exchange(0))
+    timings = recorder.end()()
     assert timings.communication_ns == 0
     assert timings.spans == (StepSpan(1, 0, 10, 10),)
 
 
 def test_a_window_that_is_not_timed_leaves_no_spans_for_later_ones():
     recorder, clock = recording(timed=False)
-    recorder.add_exchange(0, 10, late := Exchange())
-    recorder.add_compute(1, COMPUTE[1], 0)
-    assert recorder.end().spans == ()
+    exchange(recorder, clock, 0, 10, late := Exchange())
+    compute(recorder, clock, 1, began=10, ended=15)
+    assert recorder.end()().spans == ()
     late.ended_ns = 20
     recording(2, recorder=recorder, clock=clock)
-    assert recorder.end().spans == ()
+    assert recorder.end()().spans == ()
+
+
+def test_waits_for_results_are_their_batch_s():
+    recorder, clock = recording()
+    recorder.begin_step()
+    recorder.begin_wait()
+    clock.now_ns = 7
+    recorder.end_wait()
+    recorder.end_batch(1)
+    assert recorder.end()().batch_exposed_ns == (0, 7)
