@@ -164,11 +164,11 @@ def test_a_rank_measures_and_says_what_it_takes(
 ) -> None:
     folder, _ = tiny_model("llama")
     monkeypatch.setattr("worker.devices.cpu.free_bytes", lambda: 2 * MIB)
-    with caplog.at_level(logging.INFO, "worker.engine"), running_group(folder, kv_cache_gib=0.0) as group:
+    with caplog.at_level(logging.INFO, "worker.kv_allocation"), running_group(folder, kv_cache_gib=0.0) as group:
         (joined,) = group.joined
     assert 0 < joined.kv_bytes <= 0.1 * 2 * MIB
     assert joined.num_blocks == 2 * MIB // 10 // (joined.kv_bytes // joined.num_blocks)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "worker.engine"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "worker.kv_allocation"]
     assert f"KV cache of {joined.num_blocks} blocks" in line
     assert "--kv-memory-fraction 0.1" in line
 
