@@ -43,7 +43,7 @@ class EncodeOutputs:
         self._vectors = Vectors(shard, inputs.outputs, spans, hidden, stage)
         scored = [place for span, count in zip(spans, self._counts, strict=True) for place in span[-1 - count : -1]]
         self._num_scored = len(scored)
-        places = stage(scored, torch.int64)
+        places = stage(scored, torch.int64) if scored else hidden.new_zeros(0, dtype=torch.int64)
         self._targets = inputs.token_ids[places + 1]
         self.candidates = _score(shard, hidden, places, self._targets, _NUM_RIVALS)  # what this rank sends
 
