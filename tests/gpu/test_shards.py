@@ -6,6 +6,7 @@ import torch
 from tests.support.shard_steps import ShardSteps
 from tests.support.tiny_models import MakeModel, token_ids
 from worker.shards.ops import TorchOps
+from worker.shards.uploads import Uploads
 
 INPUTS = token_ids(17, 5, 20, 5, 1)
 MODELS = ["llama", "llama-biased-tied", "qwen2", "qwen3", "opt", "opt-350m", "gpt2", "bert-base", "roberta-base"]
@@ -35,6 +36,18 @@ def test_short_types_stay_near_float32(name: str, dtype: torch.dtype, tiny_model
     got = ShardSteps(folder, 2, ops=TritonOps(), device="cuda", dtype=dtype).forward(INPUTS, is_fixed=True)
     assert got.dtype == dtype
     assert torch.nn.functional.cosine_similarity(got.float().cpu(), want, dim=-1).min() > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_uploads_bring_every_byte_whatever_the_layout(dtype: torch.dtype) -> None:
+    uploads = Uploads(torch.device("cuda"), buffer_bytes=4096)
+    whole = torch.randn(1000, 501)
+    parts = [whole, whole[:, 3:77], whole[5:6], whole[0], whole[:, 7], whole[:0], whole.t(), whole[:300, :33].half()]
+    sent = [uploads.put(part, dtype) for part in parts]
+    uploads.finish()
+    for got, part in zip(sent, parts, strict=True):
+        assert got.is_contiguous()
+        assert torch.equal(got.cpu(), part.to(dtype))
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "bert-classifier", "opt-350m"])

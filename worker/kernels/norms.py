@@ -89,13 +89,7 @@ def _add_norm(  # noqa: PLR0917 - launched by place
     rounded = total.to(residual.dtype.element_ty)
     normed = rounded
     if has_norm:
-        value = rounded.to(tl.float32)
-        if is_layer_norm:
-            value = tl.where(held, value - tl.sum(value, 0) / hidden, 0.0)
-        value *= tl.rsqrt(tl.sum(value * value, 0) / hidden + eps)
-        if norm_weight is not None:
-            value *= tl.load(norm_weight + columns, mask=held, other=0.0).to(tl.float32)
-        value = _plus(value, norm_bias, columns, held)
+        value = _norm_row(rounded.to(tl.float32), columns, held, norm_weight, norm_bias, eps, hidden, is_layer_norm)
         normed = value.to(residual.dtype.element_ty)
     if norm_last:
         tl.store(residual + places, normed, mask=held)
@@ -103,6 +97,25 @@ def _add_norm(  # noqa: PLR0917 - launched by place
         tl.store(residual + places, rounded, mask=held)
     if out is not None:
         tl.store(out + places, normed, mask=held)
+
+
+@triton.jit
+def _norm_row(  # noqa: PLR0917 - called by place
+    value: tl.tensor,
+    columns: tl.tensor,
+    held: tl.tensor,
+    norm_weight: tl.tensor,
+    norm_bias: tl.tensor,
+    eps: tl.tensor,
+    hidden: tl.constexpr,
+    is_layer_norm: tl.constexpr,
+) -> tl.tensor:
+    if is_layer_norm:
+        value = tl.where(held, value - tl.sum(value, 0) / hidden, 0.0)
+    value *= tl.rsqrt(tl.sum(value * value, 0) / hidden + eps)
+    if norm_weight is not None:
+        value *= tl.load(norm_weight + columns, mask=held, other=0.0).to(tl.float32)
+    return _plus(value, norm_bias, columns, held)
 
 
 @triton.jit

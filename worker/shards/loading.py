@@ -9,7 +9,7 @@ from worker.shards.assembly import assemble
 from worker.shards.checkpoint import open_checkpoint
 from worker.shards.families.registry import ARCHITECTURES
 from worker.shards.ops import Ops
-from worker.shards.partition import partition
+from worker.shards.partition import Partition, partition
 from worker.shards.rotary import build_rotary
 from worker.shards.shard import Shard
 from worker.shards.slices import CheckedSlices, ReadSlices
@@ -45,14 +45,7 @@ def load_shard(
         ModelFolderError: Weights are missing, truncated, quantised or do not fit the config.
         ConfigError: The model does not split over so many ranks.
     """
-    part = partition(
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        ffn_size=spec.ffn_size,
-        vocab_size=spec.vocab_size,
-        tp_rank=tp_rank,
-        tp_size=tp_size,
-    )
+    part = _partition(spec, tp_rank, tp_size)
     names = ARCHITECTURES[spec.architecture].family.names
     held = layers if layers is not None else range(spec.num_layers)
     checked = CheckedSlices(open_checkpoint(folder), names.prefixes, f"{names.word_embedding}.weight")
@@ -67,4 +60,15 @@ def load_shard(
         rotary=build_rotary(spec.rope, spec.head_dim, dtype, device) if spec.rope else None,
         weight_bytes=slices.held_bytes,
         ops=ops,
+    )
+
+
+def _partition(spec: ModelSpec, tp_rank: int, tp_size: int) -> Partition:
+    return partition(
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        ffn_size=spec.ffn_size,
+        vocab_size=spec.vocab_size,
+        tp_rank=tp_rank,
+        tp_size=tp_size,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from liger.errors import ModelFolderError
 from worker.shards.checkpoint import Checkpoint, StoredTensor
+from worker.shards.uploads import Uploads
 
 _DTYPES: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -84,7 +85,8 @@ class ReadSlices:
         progress: Callable[[float], None] | None,
     ) -> None:
         self._checked = checked
-        self._dtype, self._device = dtype, device
+        self._dtype, self._device = dtype, torch.device(device)
+        self._uploads = Uploads(self._device) if self._device.type == "cuda" else None
         self._progress = progress
         self._files: dict[Path, Any] = {}
         self._stack = ExitStack()
@@ -95,10 +97,12 @@ class ReadSlices:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._uploads is not None:
+            self._uploads.finish()
         self._stack.close()
 
     def take(self, name: str, shape: tuple[int, ...], index: Index) -> Tensor:  # noqa: ARG002 - was checked
-        """Read a part into memory of its own.
+        """Read a part into memory of its own; on a device it may be used in stream order before it is there.
 
         Raises:
             ModelFolderError: The file cannot be read any more.
@@ -111,9 +115,14 @@ class ReadSlices:
         self._read_bytes += part.nbytes
         if self._progress:
             self._progress(self._read_bytes / self._checked.num_bytes)
-        held = part.to(self._device, self._dtype, copy=True, memory_format=torch.contiguous_format)
+        held = self._put(part)
         self.held_bytes += held.nbytes
         return held
+
+    def _put(self, part: Tensor) -> Tensor:
+        if self._uploads is not None:
+            return self._uploads.put(part, self._dtype)
+        return part.to(self._device, self._dtype, copy=True, memory_format=torch.contiguous_format)
 
     def _open(self, path: Path) -> Any:
         if path not in self._files:
