@@ -8,7 +8,7 @@ import torch
 from worker.attention.interface import AttentionBackend, AttentionShape
 from worker.communicator.connections import Connections
 from worker.devices.base import Device
-from worker.executor import Executor, LaunchAll, launch_each
+from worker.executor import Executor, LaunchAll, LaunchEach
 from worker.graphs import GraphedLaunches
 from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache
@@ -76,7 +76,7 @@ def _launch_all(parts: Parts, runner: SegmentRunner) -> LaunchAll:
     """Return how windows are launched: by captured graphs where device and attention can be captured."""
     capturer = parts.device.new_capturer()
     if capturer is None or parts.is_eager or parts.plan.pp_size > 1 or not parts.attention.is_capturable:
-        return launch_each
+        return LaunchEach()
     return GraphedLaunches(
         capturer=capturer,
         prepare=runner.prepare,

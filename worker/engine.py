@@ -77,6 +77,11 @@ class Engine:
         """Whether outcomes come later than `run` returns."""
         return self._device.runs_ahead
 
+    @property
+    def num_graphs(self) -> int:
+        """How many captured graphs the epoch holds."""
+        return self._executor.num_graphs if self._executor is not None else 0
+
     def join(self, plan: JoinPlan, progress: Progress) -> Joined:
         """Load weights and find the other ranks."""
         self._aborted.clear()

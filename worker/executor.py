@@ -30,16 +30,26 @@ class Launch(NamedTuple):
 class LaunchAll(Protocol):
     """Launches the steps of a window in their order."""
 
+    @property
+    def num_graphs(self) -> int:
+        """How many captured graphs are held."""
+        ...
+
     def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
         """Launch them, one by one through `launch` or several at once."""
         ...
 
 
-def launch_each(launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
-    """Launch one step after another. A `LaunchAll`."""
-    del window
-    for one in launches:
-        launch(one)
+class LaunchEach:
+    """Launches one step after another. Implements `LaunchAll`."""
+
+    num_graphs = 0
+
+    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
+        """Launch the steps of a window."""
+        del window
+        for one in launches:
+            launch(one)
 
 
 class Executor:
@@ -66,7 +76,7 @@ class Executor:
         runner: SegmentRunner,
         device: Device,
         recorder: Recorder,
-        launch_all: LaunchAll = launch_each,
+        launch_all: LaunchAll,
     ) -> None:
         self._plan = plan
         self._forwards = forwards
@@ -79,6 +89,11 @@ class Executor:
         self._recorder = recorder
         self._launch_all = launch_all
         self._slots = Slots()
+
+    @property
+    def num_graphs(self) -> int:
+        """How many captured graphs are held."""
+        return self._launch_all.num_graphs
 
     @torch.inference_mode()
     def run(self, pattern: Pattern, window: Window) -> ReadOutcome:
