@@ -42,3 +42,17 @@ def test_a_slot_is_block_times_size_plus_offset() -> None:
 def test_a_new_cache_is_empty() -> None:
     cache = KvCache.allocate(layers=range(2), num_blocks=3, block_size=4, num_kv_heads=2, head_dim=4)
     assert not any(tensor.count_nonzero() for tensor in (*cache.keys, *cache.values))
+
+
+def test_the_scratch_block_comes_after_all_others() -> None:
+    cache = KvCache.allocate(layers=range(2), num_blocks=3, block_size=4, num_kv_heads=2, head_dim=4, has_scratch=True)
+    assert cache.scratch_block == cache.num_blocks == 3
+    assert all(len(tensor) == 4 for tensor in (*cache.keys, *cache.values))
+    assert len(cache.slots(1)[0]) == 16
+    assert [tensor.shape for tensor in cache.blocks(1)] == [(4, 4, 2, 4)] * 2
+
+
+def test_a_cache_has_no_scratch_block_unless_asked_for() -> None:
+    cache = KvCache.allocate(layers=range(1), num_blocks=3, block_size=4, num_kv_heads=2, head_dim=4)
+    assert cache.scratch_block is None
+    assert len(cache.keys[0]) == 3
