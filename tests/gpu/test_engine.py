@@ -105,7 +105,7 @@ def wide_llama(folder: Path) -> Path:
 def repeated(group: Any, tp_size: int, times: int) -> list[Any]:
     """Run the mix again and again in the same windows, so that what comes again is captured; return the last."""
     tracks = [track for _ in range(times) for track in a_mix()]
-    schedule, base = [], 0
+    schedule, base, first = [], 0, 0
     for time in range(times):
         lay = Layout(group.forwards, tracks[time * 4 : time * 4 + 4], tp_size=tp_size)
         for pattern, window in lay.mixed(3):
