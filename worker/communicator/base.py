@@ -53,8 +53,8 @@ class Communicator(Protocol):
     def partial(self, slot: int, place: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Return memory for a segment's partial sums [num_tokens, hidden], uninitialised, to be given to `all_reduce`.
 
-        On a device it is the same memory each time. So uses of a slot take turns between its `PLACES`, and what a
-        place holds is written only once the results of the slot's exchanges before are no longer needed.
+        On a device it is the same memory each time, and others may read it there. So uses of a slot take turns between
+        its `PLACES`, and none is written before the stream has waited for all exchanges of the slot that came before.
         """
         ...
 

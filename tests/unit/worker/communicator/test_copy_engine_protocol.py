@@ -151,13 +151,17 @@ def play(machine, chunking, history, rng):
 
 
 def enqueue_all(rank, history):
-    """Wait for a slot's exchanges as late as allowed: before a place is written again, or a graph goes on with them."""
+    """Wait for a slot's exchanges as late as allowed.
+
+    Where others read partial sums themselves, that is before any of the slot is written; where they read copies, before
+    the same place is written again or a graph goes on with it.
+    """
     pending = defaultdict(dict)  # by slot and place
     gathers = []
     for entry in history:
         if isinstance(entry, Step):
             late = pending[entry.slot]
-            if entry.is_graph or entry.place in late:
+            if not rank.machine.is_staged or entry.is_graph or entry.place in late:
                 settle(rank, late)
             late[entry.place] = (entry, rank.exchange(entry))
             if entry.is_bound:
