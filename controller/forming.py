@@ -59,12 +59,27 @@ def stage_layers(config: ControllerConfig, topology: Topology, num_layers: int) 
     return tuple(share + (stage < rest) for stage in range(topology.pp_size))
 
 
+def by_rank(members: Sequence[Member]) -> list[Member]:
+    """Return one member a rank: the place it asked for if that is free, the others in order of arrival."""
+    world_size = members[0].world_size
+    places: dict[int, Member] = {}
+    others: list[Member] = []
+    for member in members:
+        if member.rank is not None and member.rank not in places:
+            places[member.rank] = member
+        else:
+            others.append(member)
+    rest = iter(others)
+    return [places[rank] if rank in places else next(rest) for rank in range(world_size)]
+
+
 async def form_epoch(
     *,
     fence: Fence,
     members: Sequence[Member],
     config: ControllerConfig,
     on_progress: Callable[[int, str, float], None],
+    fresh: bool = False,
 ) -> Formed:
     """Make the members join, in rank order, and measure where that is of use.
 
@@ -73,6 +88,7 @@ async def form_epoch(
         members: One a rank, in rank order.
         config: Bounds.
         on_progress: Takes (rank, phase, share done).
+        fresh: Measures even if the ranks have a profile on disk.
 
     Raises:
         GroupFailedError: A rank could not join.
@@ -80,7 +96,7 @@ async def form_epoch(
     links = [RankLink(member, rank) for rank, member in enumerate(members)]
     try:
         joined = await _join_all(links, fence, config, on_progress)
-        profile = await _profile_all(links, fence, config, on_progress)
+        profile = await _profile_all(links, fence, config, on_progress, fresh=fresh)
     except BaseException:
         await asyncio.gather(*(link.leave(fence) for link in links))
         raise
@@ -88,7 +104,12 @@ async def form_epoch(
 
 
 async def _profile_all(
-    links: Sequence[RankLink], fence: Fence, config: ControllerConfig, on_progress: Callable[[int, str, float], None]
+    links: Sequence[RankLink],
+    fence: Fence,
+    config: ControllerConfig,
+    on_progress: Callable[[int, str, float], None],
+    *,
+    fresh: bool,
 ) -> ProfileTable | None:
     """Return what the ranks measured; None where there is nothing to interleave."""
     topology = topology_of([link.member for link in links])
@@ -96,7 +117,7 @@ async def _profile_all(
         return None
     try:
         async with asyncio.TaskGroup() as tasks:
-            profiles = [tasks.create_task(_profile(link, fence, config, on_progress)) for link in links]
+            profiles = [tasks.create_task(_profile(link, fence, config, on_progress, fresh=fresh)) for link in links]
     except* GroupFailedError as group:
         raise first_failure(group) from group
     first_stage = [profile.result() for profile in profiles[: topology.tp_size]]
@@ -112,9 +133,17 @@ def _joined(first: ProfileTable, last: ProfileTable) -> ProfileTable:
 
 
 async def _profile(
-    link: RankLink, fence: Fence, config: ControllerConfig, on_progress: Callable[[int, str, float], None]
+    link: RankLink,
+    fence: Fence,
+    config: ControllerConfig,
+    on_progress: Callable[[int, str, float], None],
+    *,
+    fresh: bool,
 ) -> ProfileTable:
-    return await link.profile(fence, config.profile_limit_s, lambda phase, share: on_progress(link.rank, phase, share))
+    def tell(phase: str, share: float) -> None:
+        on_progress(link.rank, phase, share)
+
+    return await link.profile(fence, config.profile_limit_s, tell, fresh=fresh)
 
 
 async def _join_all(

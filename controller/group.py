@@ -10,15 +10,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from controller.backoff import Backoff
 from controller.config import ControllerConfig
 from controller.core.events import Event, RequestBroken, RequestEnded
 from controller.core.requests import Request
 from controller.epoch import Epoch
 from controller.failures import first_failure
-from controller.forming import form_epoch
+from controller.forming import by_rank, form_epoch
 from controller.membership.base import Member, Membership
 from controller.rank_link import RankLostError
-from controller.status import GroupState, GroupStatus, RankStatus
+from controller.renewal import Renewal, RenewalAskedError
+from controller.status import GroupState, GroupStatus, ranks_of
 from controller.timeline import Timeline
 from liger.domain import Fence, FinishReason, ModelCard
 from liger.errors import GroupFailedError, UnavailableError
@@ -57,13 +59,14 @@ class Group:
         self._epoch: Epoch | None = None
         self.timeline = Timeline()
         self._last_epoch = 0
+        self._renewal = Renewal()
         self._sinks: dict[str, Sink] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_closed = False
         self._detail = ""
         self._progress: dict[int, float] = {}
-        self._num_failures = 0  # since it served last
+        self._backoff = Backoff(RETRY_S, MAX_RETRY_S)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -89,12 +92,11 @@ class Group:
             UnavailableError: The group does not serve now.
             LigerError: As `Scheduler.submit`.
         """
-        if self._epoch is None or self.state is not GroupState.SERVING:
-            raise UnavailableError(f"group {self.name} does not serve now; try again", retry_after_s=RETRY_S)
-        self._epoch.scheduler.submit(request, time.monotonic_ns())
+        epoch = self._serving_epoch()
+        epoch.scheduler.submit(request, time.monotonic_ns())
         self._sinks[request.request_id] = sink
         self._idle.clear()
-        self._epoch.wake.set()
+        epoch.wake.set()
 
     def cancel(self, request_id: str, sample: int | None, reason: FinishReason) -> None:
         """End a request or one of its samples; unknown ids are ignored."""
@@ -117,7 +119,9 @@ class Group:
         while True:
             await self._wait_for_members()
             try:
-                await self._guarded_epoch(_by_rank(self._members))
+                await self._guarded_epoch(by_rank(self._members))
+            except RenewalAskedError:
+                _LOG.info("the ranks are to measure anew", extra={"group": self.name, "epoch": self._last_epoch})
             except GroupFailedError as error:
                 if self._is_closed:  # the failure came with the cancel, and a TaskGroup raises it in the cancel's place
                     return
@@ -137,6 +141,28 @@ class Group:
                 await self._idle.wait()
         return before - len(self._sinks), len(self._sinks)
 
+    async def renew_profile(self, limit_s: float) -> tuple[int, int, int]:
+        """Finish what is under way within the limit, and begin an epoch in which the ranks measure anew.
+
+        Returns:
+            The epoch that ends, requests that were finished, and requests that were not.
+
+        Raises:
+            LigerError: It does not serve now, has no profile, or the epoch ended by itself.
+        """
+        epoch = self._serving_epoch()
+        epoch.planning.check_profiled()
+        try:
+            finished, abandoned = await self.drain(limit_s)
+        except asyncio.CancelledError:
+            if self._epoch is epoch:
+                self._set_state(GroupState.SERVING)
+            raise
+        if self._epoch is not epoch:
+            raise UnavailableError(f"group {self.name}'s epoch ended meanwhile; try again", retry_after_s=RETRY_S)
+        self._renewal.ask()
+        return epoch.fence.epoch, finished, abandoned
+
     def status(self) -> GroupStatus:
         """Return its state, as it is shown."""
         epoch = self._epoch
@@ -147,7 +173,7 @@ class Group:
             epoch=self._last_epoch,
             strategy=self._config.strategy,
             depth=epoch.scheduler.depth if epoch else 0,
-            ranks=self._ranks(),
+            ranks=ranks_of(epoch.members, epoch.joined) if epoch else ranks_of(self._members),
             world_size=self._members[0].world_size if self._members else 0,
             detail=self._detail,
             progress=min(self._progress.values(), default=0.0),
@@ -168,26 +194,16 @@ class Group:
         """Return what the ranks measured, and how well predictions hold."""
         return self._epoch.planning.profile() if self._epoch else ProfileView()
 
-    def _ranks(self) -> tuple[RankStatus, ...]:
-        members = self._epoch.members if self._epoch else self._members
-        joined = self._epoch.joined if self._epoch else ()
-        return tuple(
-            RankStatus(
-                worker_id=member.worker_id,
-                address=member.address,
-                rank=rank,
-                device=member.device,
-                weight_bytes=joined[rank].weight_bytes if joined else 0,
-                kv_bytes=joined[rank].kv_bytes if joined else 0,
-            )
-            for rank, member in enumerate(members)
-        )
+    def _serving_epoch(self) -> Epoch:
+        if self._epoch is None or self.state is not GroupState.SERVING:
+            raise UnavailableError(f"group {self.name} does not serve now; try again", retry_after_s=RETRY_S)
+        return self._epoch
 
     async def _wait_for_members(self) -> None:
         while not self._members or len(self._members) < self._members[0].world_size:
             if self._members:
                 missing = self._members[0].world_size - len(self._members)
-                self._say(f"waiting for {missing} more worker{'s' if missing > 1 else ''}")
+                self._detail = f"waiting for {missing} more worker{'s' if missing > 1 else ''}"
             await self._members_changed.wait()
             self._members_changed.clear()
 
@@ -209,25 +225,33 @@ class Group:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_members(members))
+                tasks.create_task(self._renewal.watch())
                 tasks.create_task(self._form_and_serve(fence, members))
         except* GroupFailedError as group:
             raise first_failure(group) from group
 
     async def _form_and_serve(self, fence: Fence, members: Sequence[Member]) -> None:
-        formed = await form_epoch(fence=fence, members=members, config=self._config, on_progress=self._on_progress)
+        formed = await form_epoch(
+            fence=fence,
+            members=members,
+            config=self._config,
+            on_progress=self._on_progress,
+            fresh=self._renewal.is_wanted,
+        )
+        self._renewal.done()
         self.timeline.clear()
         epoch = Epoch(fence=fence, formed=formed, config=self._config, deliver=self._deliver, timeline=self.timeline)
         try:
             self._epoch = epoch
-            self._say("")
-            self._num_failures = 0
+            self._detail = ""
+            self._backoff.reset()
             self._set_state(GroupState.SERVING)
             await epoch.serve()
         finally:
             self._epoch = None
-            self._say(f"epoch {self._last_epoch} is ending")
+            self._detail = f"epoch {self._last_epoch} is ending"
             self._set_state(GroupState.WAITING)
-            error = GroupFailedError(f"group {self.name} lost a rank; try again", retry_after_s=RETRY_S)
+            error = GroupFailedError(f"group {self.name} {self._renewal.reason}; try again", retry_after_s=RETRY_S)
             self._deliver_to(epoch, epoch.scheduler.fail_all(error))
             await epoch.leave()
 
@@ -245,14 +269,10 @@ class Group:
             "the group's epoch ended", extra={"group": self.name, "epoch": self._last_epoch, "error": str(error)}
         )
         self._set_state(GroupState.WAITING)
-        self._say(f"epoch {self._last_epoch} ended: {error.message}")
+        self._detail = f"epoch {self._last_epoch} ended: {error.message}"
         if isinstance(error, RankLostError):
             await self._membership.evict(error.worker_id)
-        delay_s = min(RETRY_S * 2**self._num_failures, MAX_RETRY_S)
-        self._num_failures += 1
-        with suppress(TimeoutError):
-            async with asyncio.timeout(delay_s):
-                await self._members_changed.wait()
+        await self._backoff.wait(self._members_changed)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         if self._epoch is not None:
@@ -270,27 +290,10 @@ class Group:
 
     def _on_progress(self, rank: int, phase: str, share: float) -> None:
         self._progress[rank] = share
-        self._say(phase)
-
-    def _say(self, detail: str) -> None:
-        self._detail = detail
+        self._detail = phase
 
     def _set_state(self, state: GroupState) -> None:
         if state is not self.state:
             self.state = state
             _LOG.info("group is %s", state.name.lower(), extra={"group": self.name, "epoch": self._last_epoch})
             self._on_change()
-
-
-def _by_rank(members: Sequence[Member]) -> list[Member]:
-    """Return one member a rank: the place it asked for if that is free, the others in order of arrival."""
-    world_size = members[0].world_size
-    places: dict[int, Member] = {}
-    others: list[Member] = []
-    for member in members:
-        if member.rank is not None and member.rank not in places:
-            places[member.rank] = member
-        else:
-            others.append(member)
-    rest = iter(others)
-    return [places[rank] if rank in places else next(rest) for rank in range(world_size)]

@@ -19,7 +19,7 @@ from controller.core.scheduler import Scheduler
 from controller.core.situation import InterleaveOptions
 from controller.forming import Formed, num_slots
 from liger.domain import Fence, ModelCard
-from liger.errors import UnavailableError
+from liger.errors import InvalidRequestError, UnavailableError
 from liger.views import Explained, PlannedBatch, ProfileView
 
 
@@ -52,6 +52,15 @@ class Planning:
         return explain(
             batches, depth, forwards=self.forwards, topology=self.topology, costs=self.costs, options=self.options
         )
+
+    def check_profiled(self) -> None:
+        """Refuse what takes a profile.
+
+        Raises:
+            InvalidRequestError: This group plans without one.
+        """
+        if self.costs is None:
+            raise InvalidRequestError(f"group {self.group} has no profile: its strategy plans without one")
 
     def profile(self) -> ProfileView:
         """Return what the ranks measured, and how well predictions hold."""

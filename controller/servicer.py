@@ -60,9 +60,7 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
 
     async def Drain(self, request: controller_pb2.DrainRequest, context: Context) -> controller_pb2.DrainResponse:
         """Stop new work on a group and finish what is in flight."""
-        limit_s = request.timeout_s if request.HasField("timeout_s") else DRAIN_LIMIT_S
-        if not 0 <= limit_s < float("inf"):
-            raise InvalidRequestError("timeout_s must be a number of seconds, at least 0", field="timeout_s")
+        limit_s = _drain_limit_s(request)
         groups = [self._groups.find(request.group)] if request.group else self._groups.all()
         finished, abandoned = await self._groups.drain(groups, limit_s)
         return controller_pb2.DrainResponse(num_finished=finished, num_abandoned=abandoned)
@@ -73,6 +71,16 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         """Return what a group's ranks measured."""
         group = self._groups.choose(request.group)
         return from_profile_view(group.name, group.profile())
+
+    async def RenewProfile(
+        self, request: controller_pb2.RenewProfileRequest, context: Context
+    ) -> controller_pb2.RenewProfileResponse:
+        """Let a group's ranks measure anew, in a new epoch."""
+        limit_s, group = _drain_limit_s(request), self._groups.choose(request.group)
+        ended, finished, abandoned = await group.renew_profile(limit_s)
+        return controller_pb2.RenewProfileResponse(
+            group=group.name, ended_epoch=ended, num_finished=finished, num_abandoned=abandoned
+        )
 
     async def ExplainPlan(
         self, request: controller_pb2.ExplainPlanRequest, context: Context
@@ -116,3 +124,15 @@ class ControllerServicer(controller_pb2_grpc.ControllerServiceServicer):
         """Take a lease back."""
         await self._membership.revoke(request.lease_id)
         return controller_pb2.RevokeLeaseResponse()
+
+
+def _drain_limit_s(request: controller_pb2.DrainRequest | controller_pb2.RenewProfileRequest) -> float:
+    """Return how long what is under way may take.
+
+    Raises:
+        InvalidRequestError: It is no time.
+    """
+    limit_s = request.timeout_s if request.HasField("timeout_s") else DRAIN_LIMIT_S
+    if not 0 <= limit_s < float("inf"):
+        raise InvalidRequestError("timeout_s must be a number of seconds, at least 0", field="timeout_s")
+    return limit_s

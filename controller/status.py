@@ -1,8 +1,11 @@
 """A group's state, as it is shown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from controller.membership.base import Member
+from controller.rank_link import Joined
 from liger.views import DecodeChoice, TaskShare, WindowMix
 
 
@@ -58,3 +61,18 @@ class GroupStatus:
     window_mixes: tuple[WindowMix, ...] = ()  # most frequent first
     decode_choice: DecodeChoice | None = None  # None while nothing decodes
     task_shares: tuple[TaskShare, ...] = ()  # tasks with work in this epoch
+
+
+def ranks_of(members: Sequence[Member], joined: Sequence[Joined] = ()) -> tuple[RankStatus, ...]:
+    """Return members, in rank order, as they are shown; with what each answered if they have joined."""
+    return tuple(
+        RankStatus(
+            worker_id=member.worker_id,
+            address=member.address,
+            rank=rank,
+            device=member.device,
+            weight_bytes=joined[rank].weight_bytes if joined else 0,
+            kv_bytes=joined[rank].kv_bytes if joined else 0,
+        )
+        for rank, member in enumerate(members)
+    )

@@ -1,12 +1,13 @@
 """Reads plans, profiles and timelines from a cluster's controller, as plain values."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from liger.cluster_state import GroupState, calling
+from liger.cluster_state import GroupPhase, GroupState, calling, fetch_cluster
 from liger.domain import BatchKind, Lane, SegmentKind
-from liger.errors import InvalidRequestError, LigerError, ModelNotFoundError
+from liger.errors import InvalidRequestError, LigerError, ModelNotFoundError, UnavailableError
 from liger.rpc.profile import to_profile
 from liger.spans import LaneSpan
 from liger.v1 import controller_pb2 as pb
@@ -14,6 +15,8 @@ from liger.v1 import types_pb2
 from liger.views import Correction, Explained, ProfileView
 
 LIMIT_S: Final = 60.0
+FORMING_LIMIT_S: Final = 1800.0  # longer than ranks may take to join and to measure
+_POLL_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,15 @@ class AskedBatch:
     kind: BatchKind | None = None  # None does what the group's model is for
     num_tokens: int
     context: int = 0  # tokens behind each of its tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """How an epoch ended so that ranks measure anew."""
+
+    ended_epoch: int
+    num_finished: int  # requests
+    num_abandoned: int  # requests that the time did not suffice for
 
 
 def choose_group(groups: Sequence[GroupState], *, model: str = "", group: str = "") -> GroupState:
@@ -57,6 +69,49 @@ async def fetch_profile(controller: str, group: str) -> ProfileView:
         corrections=_to_corrections(reply.corrections),
         prediction_error=reply.prediction_error if reply.HasField("prediction_error") else None,
     )
+
+
+async def renew_profile(controller: str, group: str, timeout_s: float) -> Renewed:
+    """Let a group finish what is under way within a time and begin an epoch in which its ranks measure anew.
+
+    Raises:
+        LigerError: What the controller answered, or UnavailableError if none answers there.
+    """
+    if not 0 <= timeout_s < float("inf"):
+        raise InvalidRequestError("the timeout must be a number of seconds, at least 0", field="timeout_s")
+    async with calling(controller) as stub:
+        request = pb.RenewProfileRequest(group=group, timeout_s=timeout_s)
+        reply = await stub.RenewProfile(request, timeout=timeout_s + LIMIT_S)
+    return Renewed(ended_epoch=reply.ended_epoch, num_finished=reply.num_finished, num_abandoned=reply.num_abandoned)
+
+
+async def await_epoch(controller: str, group: str, *, after: int, tell: Callable[[str, float], None]) -> None:
+    """Wait until a group serves in a later epoch than one.
+
+    Args:
+        controller: host:port.
+        group: Its name.
+        after: The epoch.
+        tell: Takes what it is doing and the share that is done.
+
+    Raises:
+        LigerError: What the controller answered, or UnavailableError if that takes too long.
+    """
+    detail = ""
+    try:
+        async with asyncio.timeout(FORMING_LIMIT_S):
+            while True:
+                state = await fetch_cluster(controller)
+                for each in state.groups:
+                    if each.name != group:
+                        continue
+                    if each.phase is GroupPhase.SERVING and each.epoch > after:
+                        return
+                    detail = each.detail
+                    tell(detail or each.phase.name.lower(), each.progress)
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError as error:
+        raise UnavailableError(f"group {group} does not serve after {FORMING_LIMIT_S:.0f} s: {detail}") from error
 
 
 async def fetch_plan(controller: str, group: str, batches: Iterable[AskedBatch], depth: int = 0) -> Explained:

@@ -9,8 +9,9 @@ import typer
 
 from liger.cli import files, options, profile_tables, tables
 from liger.cli.account import print_json
+from liger.cli.progress import shown
 from liger.cluster_state import fetch_cluster
-from liger.cluster_views import choose_group, fetch_profile
+from liger.cluster_views import await_epoch, choose_group, fetch_profile, renew_profile
 from liger.pictures.curves import curves_svg
 from liger.pictures.profile import profile_curves
 from liger.profile import ProfileTable
@@ -20,14 +21,25 @@ from liger.views import ProfileView
 def profile(
     model: options.Model = "",
     group: options.Group = "",
+    *,
     svg: Annotated[Path, typer.Option(metavar="FILE", help="Where the picture is written.")] = Path(
         "liger-profile.svg"
     ),
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Let the ranks measure anew first: the group finishes what is in flight and begins a new epoch.",
+        ),
+    ] = False,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="With --fresh: longest wait for what is in flight, in seconds.")
+    ] = 30.0,
     as_json: options.Json = False,
     controller: options.Controller = options.DEFAULT_CONTROLLER,
 ) -> None:
     """Show how long segments and exchanges take on a group's ranks, as a table and a picture."""
-    name, view = asyncio.run(_ask(controller, model, group))
+    name, view = asyncio.run(_ask(controller, model, group, timeout_s if fresh else None))
     if view.table is not None:
         _draw(name, view.table, svg)
     if as_json:
@@ -38,10 +50,21 @@ def profile(
         print(f"wrote {svg}", file=sys.stderr)
 
 
-async def _ask(controller: str, model: str, group: str) -> tuple[str, ProfileView]:
+async def _ask(controller: str, model: str, group: str, renew_limit_s: float | None) -> tuple[str, ProfileView]:
     state = await fetch_cluster(controller)
     name = choose_group(state.groups, model=model, group=group).name
+    if renew_limit_s is not None:
+        await _renew(controller, name, renew_limit_s)
     return name, await fetch_profile(controller, name)
+
+
+async def _renew(controller: str, name: str, limit_s: float) -> None:
+    with shown(name) as tell:
+        tell("finishing what is in flight", 0.0)
+        renewed = await renew_profile(controller, name, limit_s)
+        await await_epoch(controller, name, after=renewed.ended_epoch, tell=tell)
+    if renewed.num_abandoned:
+        print(f"{name}: {renewed.num_abandoned} requests were given up", file=sys.stderr)
 
 
 def _plain(view: ProfileView) -> dict[str, object]:

@@ -9,16 +9,18 @@ from rich.table import Table
 
 from liger.cli.tables import new_table
 from liger.pictures.profile import kind_name
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from liger.profile import ContentionSample, ExchangeChoice, ProfileTable, SegmentSample
 from liger.views import Correction, ProfileView
 
 _NS_PER_MS: Final = 1e6
 
 
 def of(view: ProfileView) -> Iterator[Table]:
-    """Yield the tables of a profile that have rows: segments, exchanges, contention, corrections."""
+    """Yield the tables of a profile that have rows: segments, exchanges, ways to exchange, contention, corrections."""
     if view.table is not None:
         yield from _durations(view.table)
+        if view.table.exchange_choices:
+            yield choices(view.table.exchange_choices)
         if view.table.contention:
             yield contention(view.table.contention)
     if view.corrections:
@@ -44,6 +46,22 @@ def durations(first: str, samples: Iterable[SegmentSample]) -> Table:
     shown = new_table(first, *map(str, columns))
     for name, row in rows.items():
         shown.add_row(escape(name), *(_ms(row[tokens]) if tokens in row else "" for tokens in columns))
+    return shown
+
+
+def choices(found: Iterable[ExchangeChoice]) -> Table:
+    """Return a row for each way to exchange, alone and beside compute with compute's delay; a star marks the chosen."""
+    rows: defaultdict[tuple[bool, str], dict[int, str]] = defaultdict(dict)
+    for each in found:
+        delay = f" + {_ms(each.delay_ns)}" if each.is_beside_compute else ""
+        star = "*" if each.is_chosen else ""
+        rows[each.is_beside_compute, each.communicator][each.num_tokens] = f"{_ms(each.duration_ns)}{delay}{star}"
+    columns = sorted({num_tokens for row in rows.values() for num_tokens in row})
+    shown = new_table("milliseconds by way to exchange (* taken), by tokens", *map(str, columns))
+    for is_beside, name in sorted(rows):
+        row = rows[is_beside, name]
+        where = "beside compute + its delay" if is_beside else "alone"
+        shown.add_row(escape(f"{name}, {where}"), *(row.get(tokens, "") for tokens in columns))
     return shown
 
 
