@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from liger.schedule import Logprob, SequenceStart
 from worker.sampling.controls import Vocabulary
 from worker.sampling.draw import Draw, Drawn, count_drawn
 from worker.sampling.sampler import Candidates, Sampler
-from worker.sampling.transfers import fetch_here
+from worker.sampling.transfers import Fetch, fetch_here
 from worker.sequences import SequenceTable
 from worker.shards.partition import split
 
@@ -65,8 +66,8 @@ class Outcome:
     logprobs: tuple[Logprob, ...]
 
     @classmethod
-    def of(cls, drawn: Drawn) -> "Outcome":
-        return cls(*drawn.read(fetch_here)())
+    def of(cls, drawn: Drawn, fetch: Fetch = fetch_here) -> "Outcome":
+        return cls(*drawn.read(fetch)())
 
 
 class _AskedError(Exception):
@@ -74,10 +75,12 @@ class _AskedError(Exception):
 
 
 class Ranks:
-    """All ranks of a group, with a sequence table each."""
+    """All ranks of a group, with a sequence table each; `sampler` has what samplers are made with."""
 
-    def __init__(self, shards: Sequence[range], asks: Sequence[Ask]) -> None:
+    def __init__(self, shards: Sequence[range], asks: Sequence[Ask], fetch: Fetch = fetch_here, **sampler: Any) -> None:
         self._shards = shards
+        self._fetch = fetch
+        self._sampler = sampler
         self._asks = asks
         self.num_asked = 0  # numbers that each rank sent in second exchanges
         self._tables = [SequenceTable(len(asks)) for _ in shards]
@@ -88,7 +91,7 @@ class Ranks:
     def draw(self, logits: Tensor, *, later: int = 0) -> Outcome:
         """Draw a token for each sequence, from whole logits [sequences, vocabulary]; all ranks must agree."""
         drawn = self._choose([self._candidates(rank, logits, later) for rank in range(len(self._shards))])
-        outcomes = [Outcome.of(one) for one in drawn]
+        outcomes = [Outcome.of(one, self._fetch) for one in drawn]
         assert all(one == outcomes[0] for one in outcomes)
         for rank in range(len(self._shards)):
             count_drawn(self.draws(rank, later), drawn[0])
@@ -107,7 +110,7 @@ class Ranks:
     def _candidates(self, rank: int, logits: Tensor, later: int = 0) -> Candidates:
         shard, masks = self._shards[rank], [one.mask for one in self._asks]
         part = logits[:, shard.start : shard.stop].clone()
-        return Sampler(self._shards, rank).candidates(part, self.draws(rank, later), masks)
+        return Sampler(self._shards, rank, **self._sampler).candidates(part, self.draws(rank, later), masks)
 
     def _choose(self, candidates: Sequence[Candidates]) -> list[Drawn]:
         parts = [one.payload for one in candidates]

@@ -1,20 +1,18 @@
 """On a device, draws are launched without waiting for it: shown by tensors that have no values to wait for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.unit.worker.sampling.drawing import Ask, Outcome, Ranks, ask, even_shards
+from tests.unit.worker.sampling.placement import Placement
 from worker.sampling.draw import Drawn, needs_host
 from worker.sampling.likelihood import shard_likelihood
 from worker.sampling.sampler import Sampler
 
 SIZE, DEVICE = 3000, torch.device("meta")
-COPIES = {"aten::_to_copy", "aten::copy_"}
 FREE = {
     "greedy": [ask()] * 3,
     "warm": [ask(temperature=0.7, seed=3)] * 3,
@@ -27,16 +25,6 @@ FREE = {
     "a grammar": [ask(mask=torch.ones(SIZE, dtype=torch.bool)), ask()],
     "few candidates": [ask(temperature=1.0, top_k=SIZE - 1, top_p=0.5)],
 }
-
-
-class Placement(TorchDispatchMode):
-    """Fails where host and device meet but in a copy."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = torch.utils._pytree.tree_leaves((args, kwargs or {}))
-        devices = {one.device.type for one in given if isinstance(one, Tensor) and one.dim()}
-        assert len(devices) < 2 or func._schema.name in COPIES, f"{func} takes tensors of {devices}"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
