@@ -11,7 +11,7 @@ from bench.gpu.flow import Track
 from bench.gpu.measured import Bench
 from bench.gpu.rank_engine import BLOCK_SIZE, NUM_SLOTS
 from bench.gpu.shapes import VOCABULARY_SIZE
-from bench.gpu.timing import Contestant, Ran, full_windows, measure_in_turn, settle
+from bench.gpu.timing import Contestant, Ran, full_windows, measure_in_turn, run_flow, settle
 from bench.link.figures import percentile
 from controller.core.cost_model import Shape
 from controller.core.depth import DepthControl
@@ -154,8 +154,7 @@ class Decode:
         laid = self._flows.lay([track], depth=1, num_batches=1, begin=starts, end=self._held)
         self._held = rows
         meeting.meet()
-        for one in laid:
-            self._bench.exchange.launch(one.pattern, one.window)()
+        run_flow(self._bench.exchange, self._bench.clock, laid)
 
     @property
     def _row_tokens(self) -> int:

@@ -113,6 +113,10 @@ class MadeEngine(Engine):
         self._symmetric = symmetric
         self._meeting = meeting
 
+    def enter(self) -> None:
+        """Make this engine's compute stream the calling thread's, until another engine's is."""
+        self._device.enter()
+
     def _load(self, plan: JoinPlan, progress: Progress) -> Shard:
         key = (plan.tp_rank, plan.tp_size, plan.layers)
         if key not in self._shards:
@@ -123,8 +127,9 @@ class MadeEngine(Engine):
                 tp_size=plan.tp_size,
                 layers=plan.layers,
                 dtype=self._dtype,
-                device=torch_device(self._config.device),
+                device=self._device.torch_device,
                 seed=self._seed,
+                ops=self._device.ops,
             )
         self._shard = self._shards[key]
         return self._shard
@@ -140,7 +145,7 @@ class MadeEngine(Engine):
             world_size=plan.tp_size,
             max_numel=plan.max_batch_tokens * self._spec.hidden_size,
             dtype=self._dtype,
-            device=self._config.device,
+            device=str(self._device.torch_device),
         )
         return replace(connections, stage=stage)
 
@@ -148,20 +153,24 @@ class MadeEngine(Engine):
 class Running:
     """One engine that has joined."""
 
-    def __init__(self, name: str, engine: Engine, plan: JoinPlan) -> None:
+    def __init__(self, name: str, engine: MadeEngine, plan: JoinPlan) -> None:
         self.name = name
         self.fence: Fence = plan.fence
         self.topology = Topology(tp_size=plan.tp_size)
         self._engine = engine
         self.forwards: Forwards = engine.join(plan, lambda *_: None).forwards
 
+    def enter(self) -> None:
+        """Prepare this thread for its launches; comes before those of a flow, as engines have streams of their own."""
+        self._engine.enter()
+
     def launch(self, pattern: Pattern, window: Window) -> Callable[[], WindowOutcome]:
-        """Launch a window; what is returned waits for its outcome."""
-        given: Any = self._engine.run(pattern, window)
-        return given if callable(given) else lambda: given
+        """Launch a window; what is returned waits for its outcome, in the order of windows."""
+        return self._engine.run(pattern, window)
 
     def profile(self, progress: Progress) -> ProfileTable:
         """Measure together with the other ranks."""
+        self.enter()
         return self._engine.profile(progress, fresh=True)
 
     def planner(self, strategy: Strategy, costs: CostModel) -> Planner:
@@ -170,6 +179,7 @@ class Running:
 
     def close(self) -> None:
         """Let go of its epoch."""
+        self.enter()
         self._engine.close()
 
 
@@ -248,14 +258,15 @@ class Engines:
 
     def _config(self, name: str, tp_size: int) -> WorkerConfig:
         settings = self._settings
-        default = "gloo" if self.device == "cpu" else "nccl"
+        shown = "auto" if name == WHOLE else "nccl" if name in _SYMMETRIC else name
         return WorkerConfig(
             model_folder=self._folder,
             model_name=self._name,
             tp_size=tp_size,
             device=self.device,
             dtype=settings.dtype,
-            communicator=default if name in {*_SYMMETRIC, WHOLE} else name,
+            communicator=shown,
+            eager=settings.eager,
             threads=1 if self.device == "cpu" else 0,
             kv_cache_gib=self._kv_gib(tp_size, few=name == WHOLE),
             block_size=BLOCK_SIZE,

@@ -29,6 +29,7 @@ class Settings:
     ranks: int
     link: str  # auto: what the machine has; host: staged in host memory
     device: str
+    eager: bool  # without CUDA graphs
     dtype: str
     shapes: tuple[str, ...]
     tokens: tuple[int, ...]  # of a batch
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     testbed.add_argument("--ranks", type=int, default=2, metavar="N", help=given)
     testbed.add_argument("--link", choices=LINKS, default="auto", help=f"between ranks {given}")
     testbed.add_argument("--device", choices=DEVICES, default="cuda", help=f"cpu only proves the bench {given}")
+    testbed.add_argument("--eager", action="store_true", help="without CUDA graphs")
     testbed.add_argument("--dtype", choices=DTYPES, default="bfloat16", help=given)
     work = parser.add_argument_group("measurement")
     work.add_argument("--shapes", type=_names, default=["8b", "70b"], metavar="NAMES", help=f"of {', '.join(SHAPES)}")

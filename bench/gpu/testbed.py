@@ -84,10 +84,11 @@ def environment(settings: Settings, rank: int, *, num_gpus: int, partition: Mapp
     own = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "GLOO_SOCKET_IFNAME": "lo"}
     if settings.device == "cpu":
         return own
-    own |= {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "8"}
-    if settings.link == "host":
+    own |= {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
+    shares = num_gpus < settings.ranks
+    if settings.link == "host" or shares:  # the copy engine, too, then stages in host memory
         own["NCCL_P2P_DISABLE"] = "1"
-    if num_gpus < settings.ranks:
+    if shares:
         own |= {
             "NCCL_HOSTID": f"bench-{rank}",
             "NCCL_SOCKET_IFNAME": "lo",

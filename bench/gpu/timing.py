@@ -40,6 +40,7 @@ def run_flow(running: Running, clock: Clock, laid: Sequence[Laid]) -> Ran:
     pending: deque[Callable[[], WindowOutcome]] = deque()
     marks: list[tuple[Any, Any]] = []
     done: list[WindowOutcome] = []
+    running.enter()
     for one in laid:
         if len(pending) >= WINDOWS_AHEAD:
             done.append(pending.popleft()())

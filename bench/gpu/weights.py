@@ -7,6 +7,7 @@ from torch import Tensor
 
 from worker.shards.assembly import assemble
 from worker.shards.families.registry import ARCHITECTURES
+from worker.shards.ops import Ops
 from worker.shards.partition import partition
 from worker.shards.rotary import build_rotary
 from worker.shards.shard import Shard
@@ -58,6 +59,7 @@ def make_shard(  # noqa: D417 - the rest is told by its names
     dtype: torch.dtype,
     device: torch.device | str,
     seed: int = 0,
+    ops: Ops | None = None,
 ) -> Shard:
     """Make what rank `tp_rank` of `tp_size` holds of a made model, as `load_shard` does of one on disk.
 
@@ -82,4 +84,5 @@ def make_shard(  # noqa: D417 - the rest is told by its names
         weights=weights,
         rotary=build_rotary(spec.rope, spec.head_dim, dtype, device) if spec.rope else None,
         weight_bytes=slices.held_bytes,
+        ops=ops,
     )
