@@ -13,17 +13,18 @@ MODELS = ["llama", "llama-biased-tied", "qwen2", "qwen3", "opt", "opt-350m", "gp
 
 
 @pytest.mark.usefixtures("exact_float32")
-@pytest.mark.parametrize("is_fixed", [False, True])
-@pytest.mark.parametrize("tp_size", [1, 2, 3])
+@pytest.mark.parametrize("tp_size", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
-def test_hidden_states_equal_those_of_the_cpu(name: str, tp_size: int, is_fixed: bool, tiny_model: MakeModel) -> None:
+def test_hidden_states_equal_those_of_the_cpu(name: str, tp_size: int, tiny_model: MakeModel) -> None:
     from worker.kernels.ops import TritonOps
 
     folder, _ = tiny_model(name)
     want = ShardSteps(folder, tp_size).forward(INPUTS, is_fixed=False)
     for ops in (TritonOps(), TorchOps(keeps_place=True)):
         ranks = ShardSteps(folder, tp_size, ops=ops, device="cuda")
-        torch.testing.assert_close(ranks.forward(INPUTS, is_fixed=is_fixed).cpu(), want, rtol=0, atol=1e-4)
+        for is_fixed in (False, True):
+            got = ranks.forward(INPUTS, is_fixed=is_fixed)
+            torch.testing.assert_close(got.cpu(), want, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

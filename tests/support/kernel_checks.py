@@ -5,9 +5,9 @@ Interpreted, where there is no device: TRITON_INTERPRET=1 python -m tests.suppor
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own usage
@@ -61,6 +61,11 @@ def poisoned_allocations() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+def _chosen(device: str, step: int, *choices: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Give all combinations where they are interpreted, and on a device, which compiles each, one of `step`."""
+    return itertools.islice(itertools.product(*choices), 0, None, 1 if device == "cpu" else step)
+
+
 def assert_rounded(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
     """Check that values are `want` (float64) rounded to the type, give or take one step."""
     assert got.dtype == dtype
@@ -71,7 +76,7 @@ def check_sums_and_norms(device: str, dtype: torch.dtype) -> None:
     data = Data(device, dtype)
     counts = itertools.cycle((1, 2, 0, 8, 3))
     flags = itertools.cycle(itertools.product((True, False), repeat=2))
-    for (num_tokens, hidden), name in itertools.product(SHAPES, NORMS):
+    for (num_tokens, hidden), name in _chosen(device, 3, SHAPES, NORMS):
         addends = [data(num_tokens, hidden) for _ in range(next(counts))]
         for norm_last in (False, True):
             has_bias, has_out = next(flags)
@@ -127,7 +132,8 @@ def _normed(value: Tensor, norm: Norm) -> Tensor:
 
 def check_gates(device: str, dtype: torch.dtype) -> None:
     data = Data(device, dtype)
-    for kind, (num_tokens, columns) in itertools.product(ActivationKind, ((1, 1), (3, 67), (2, 1024), (2, 2500))):
+    sizes = ((1, 1), (3, 67), (2, 1024), (2, 2500))  # tokens, columns
+    for kind, (num_tokens, columns) in _chosen(device, 3, ActivationKind, sizes):
         hidden = data(num_tokens, 2 * columns, scale=3.0)
         with poisoned_allocations():
             got = OPS.gate(hidden, kind)
@@ -149,7 +155,7 @@ def check_rotations(device: str, dtype: torch.dtype) -> None:
     data = Data(device, dtype)
     heads = ((1, 1), (9, 3), (4, 1), (40, 8))  # queries, keys
     choices = ((True, True), (True, False), (False, True))
-    for (num_heads, kv_heads), head_dim, choice in itertools.product(heads, (2, 8, 80, 128), choices):
+    for (num_heads, kv_heads), head_dim, choice in _chosen(device, 5, heads, (2, 8, 80, 128), choices):
         num_tokens, has_rotation, has_scale = 3, *choice
         qkv = data(num_tokens, num_heads + 2 * kv_heads, head_dim)
         turned = qkv[:, : num_heads + kv_heads]
