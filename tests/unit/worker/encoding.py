@@ -1,6 +1,7 @@
 """Encode batches over a made-up head, for tests of what becomes of hidden states."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +50,11 @@ class Head:
         return hidden @ self._classes.T
 
 
+@cache
+def head(rank: int, device: torch.device) -> Any:
+    return Head(rank, device)
+
+
 def hidden_states() -> Tensor:
     return torch.randn(sum(LENGTHS), WIDTH, generator=torch.Generator().manual_seed(1))
 
@@ -57,9 +63,9 @@ def encode(
     hidden: Tensor, stage: Stage = stage_here, fetch: Fetch = fetch_here
 ) -> Callable[[], tuple[ItemResult, ...]]:
     """Return what reads the results of an encode batch with one input for each of OUTPUTS."""
-    token_ids = torch.arange(sum(LENGTHS)).to(hidden.device)
+    token_ids = torch.arange(sum(LENGTHS), device=hidden.device)
     inputs: Any = SimpleNamespace(lengths=LENGTHS, outputs=OUTPUTS, token_ids=token_ids)
-    ranks = [EncodeOutputs(Head(rank, hidden.device), inputs, hidden, stage) for rank in range(2)]
+    ranks = [EncodeOutputs(head(rank, hidden.device), inputs, hidden, stage) for rank in range(2)]
     return ranks[0].read([one.candidates for one in ranks], fetch)
 
 
@@ -70,5 +76,5 @@ def predict(
     predictions: Sequence[Prediction] = PREDICTIONS,
 ) -> Callable[[], tuple[Logprob, ...]]:
     """Return what reads the likelihoods of prompts."""
-    ranks = [PromptOutputs(Head(rank, hidden.device), predictions, hidden, stage) for rank in range(2)]
+    ranks = [PromptOutputs(head(rank, hidden.device), predictions, hidden, stage) for rank in range(2)]
     return ranks[0].read([one.payload for one in ranks], fetch)
