@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import le
 
 from controller.codec.ranks import encode_pattern, encode_window
 from controller.core.plan import Topology
@@ -12,7 +13,7 @@ from controller.rank_link import RankLink
 from liger.digest import launch_digest, order_digest
 from liger.domain import Fence
 from liger.errors import GroupFailedError
-from liger.schedule import MAX_PATTERNS, Pattern, Window, WindowOutcome
+from liger.schedule import MAX_PATTERNS, Pattern, StepSpans, Window, WindowOutcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +104,11 @@ def _check(rank: int, outcome: WindowOutcome, window: Window) -> None:
     times = (timings.compute_ns, timings.communication_ns, timings.exposed_ns, timings.ended_ns - timings.started_ns)
     if lengths != {len(window.batch_ids)} or min(*times, *timings.batch_compute_ns, *timings.batch_exposed_ns) < 0:
         raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with timings that cannot be")
-    for span in timings.spans:
-        if span.window > outcome.number or not 0 <= span.begin_ns <= span.end_ns <= timings.ended_ns:
-            raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with spans that cannot be")
+    spans = StepSpans.of(timings.spans)
+    if spans and not (
+        max(spans.windows) <= outcome.number
+        and min(spans.begins_ns) >= 0
+        and max(spans.ends_ns) <= timings.ended_ns
+        and all(map(le, spans.begins_ns, spans.ends_ns))
+    ):
+        raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with spans that cannot be")

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import count
 from typing import Final
 
 from controller.codec.cluster import from_catalogue
 from controller.codec.gateways import broken, from_event, to_request
-from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, TokensMade
+from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, StepMade, TokensMade
 from controller.group import Group
 from controller.groups import Groups
 from controller.outbox import Outbox, output_numbers
@@ -25,10 +26,12 @@ class GatewaySession:
     Args:
         gateway_id: As it named itself.
         groups: Where requests go.
+        number: Of the conversation, unlike any other's that is under way.
     """
 
-    def __init__(self, gateway_id: str, groups: Groups) -> None:
+    def __init__(self, gateway_id: str, groups: Groups, number: int = 0) -> None:
         self.gateway_id = gateway_id
+        self._number = number
         self._groups = groups
         self._out = Outbox()
         self._requests: dict[str, Group] = {}
@@ -84,7 +87,7 @@ class GatewaySession:
     def _admit(self, message: controller_pb2.Submit) -> None:
         if message.request_id in self._requests:
             raise DuplicateRequestError(f"request {message.request_id} is under way; use another request_id")
-        request = to_request(message, time.monotonic_ns())
+        request = to_request(message, time.monotonic_ns(), self._number)
         self._out.seal()  # tokens of an older request with this id may wait, and its end behind them
         self._requests[request.request_id] = self._groups.submit(request, self._on_event)
 
@@ -102,6 +105,8 @@ class GatewaySession:
 
     def _on_event(self, event: Event, fence: Fence, worker_ids: Sequence[str]) -> None:
         match event:
+            case StepMade():
+                self._out.put_step(event)
             case TokensMade():
                 self._out.put_tokens(event)
             case OutputMade():
@@ -116,6 +121,7 @@ class Gateways:
 
     def __init__(self) -> None:
         self._sessions: dict[str, GatewaySession] = {}
+        self._numbers = count(1)  # of conversations
         self._readers: set[asyncio.Task[None]] = set()
 
     @property
@@ -165,7 +171,7 @@ class Gateways:
         first = await anext(aiter(requests), None)
         if first is None or not first.hello.gateway_id:
             raise InvalidRequestError("a gateway's first message must be hello with a gateway_id", field="hello")
-        session = GatewaySession(first.hello.gateway_id, groups)
+        session = GatewaySession(first.hello.gateway_id, groups, next(self._numbers))
         self._sessions[session.gateway_id] = session
         _LOG.info("gateway connected", extra={"gateway_id": session.gateway_id})
         return session

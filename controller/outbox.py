@@ -5,13 +5,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from controller.codec.gateways import add_tokens, extend_tokens
-from controller.core.events import OutputMade, TokensMade
+from controller.codec.gateways import add_columns, add_tokens, extend_tokens
+from controller.core.events import OutputMade, StepMade, TokensMade
 from liger.v1 import controller_pb2
 
 MAX_WEIGHT: Final = 1 << 24  # of what waits; more means that nobody reads
 MAX_STEP_WEIGHT: Final = 1 << 16  # of a message that tokens still join: it must stay far below the largest message
 
+_COLUMNS: Final = 3  # numbers of a token in columns
 _PART: Final = 16  # weight of a message, or of a sample's part of one, beside its numbers
 
 
@@ -27,8 +28,8 @@ class Outbox:
 
     Weights are numbers: token ids, likelihoods, elements of vectors. Tokens join the last message of tokens that still
     waits, so that what one window gave, or several while the gateway reads slowly, is one message. That keeps the
-    order of each request's events, because nothing but tokens joins, and `seal` keeps a new request apart from an
-    older one with its id.
+    order of each request's events, because nothing but tokens joins, columns join only columns (in a message they come
+    before samples' parts), and `seal` keeps a new request apart from an older one with its id.
     """
 
     def __init__(self) -> None:
@@ -46,14 +47,21 @@ class Outbox:
             self._append(waiting)
             self._add_weight(waiting, _PART + num_numbers)
 
+    def put_step(self, event: StepMade) -> None:
+        """Queue one token each of some samples."""
+        if self.is_overfull:
+            return
+        if self._step is not None and self._step.samples:
+            self._step = None
+        step = self._open_step()
+        add_columns(step.message.step, event)
+        self._add_weight(step, _PART + _COLUMNS * len(event.token_ids))
+
     def put_tokens(self, event: TokensMade) -> None:
         """Queue a sample's tokens."""
         if self.is_overfull:
             return
-        step = self._step
-        if step is None or step.weight > MAX_STEP_WEIGHT:
-            step = self._step = _Waiting(controller_pb2.ConnectResponse(step=controller_pb2.StepTokens()), 0)
-            self._append(step)
+        step = self._open_step()
         key = (event.request_id, event.sample)
         part = step.samples.get(key)
         if part is None:
@@ -83,6 +91,14 @@ class Outbox:
             self._step = None
         self._weight -= taken.weight
         return taken.message
+
+    def _open_step(self) -> _Waiting:
+        """Return the message that tokens join; a new one where there is none, or where it has grown large."""
+        step = self._step
+        if step is None or step.weight > MAX_STEP_WEIGHT:
+            step = self._step = _Waiting(controller_pb2.ConnectResponse(step=controller_pb2.StepTokens()), 0)
+            self._append(step)
+        return step
 
     def _append(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)

@@ -26,8 +26,13 @@ from liger.v1 import types_pb2
 _TASKS: Final = frozenset(int(task) for task in Task)
 
 
-def from_submission(submission: Submission) -> pb.Submit:
-    """Return a submission as a message."""
+def from_submission(submission: Submission, first_stream: int | None) -> pb.Submit:
+    """Return a submission as a message.
+
+    Args:
+        submission: What is to be done.
+        first_stream: Number of its first sample's stream; None where it has none.
+    """
     message = pb.Submit(
         request_id=submission.request_id,
         model=submission.model,
@@ -35,6 +40,7 @@ def from_submission(submission: Submission) -> pb.Submit:
         priority=submission.priority,
         timeout_s=submission.timeout_s,
         trace_context=submission.trace_context,
+        first_stream=first_stream,
     )
     if isinstance(submission.work, GenerateWork):
         message.generate.CopyFrom(_generate(submission.work))

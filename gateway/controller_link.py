@@ -17,7 +17,8 @@ from gateway.catalogue import Catalogue
 from gateway.controller_codec import from_submission, to_done, to_output, to_served, to_tokens
 from gateway.inbox import Inbox
 from gateway.outgoing import Outgoing
-from gateway.work import RequestEvent, Submission
+from gateway.routes import Routes
+from gateway.work import GenerateWork, RequestEvent, SampleTokens, Submission
 from liger.domain import FinishReason
 from liger.errors import InputTooLongError, LigerError, UnavailableError
 from liger.rpc.channel import open_channel
@@ -34,6 +35,7 @@ GREETING_LIMIT_S: Final = 10.0  # to connect and hear the first word
 RETRY_AFTER_S: Final = 1.0
 ENVELOPE_BYTES: Final = 64  # around a Submit
 
+ToldT = TypeVar("ToldT")
 MessageT = TypeVar("MessageT", pb.SampleTokens, pb.EncodeOutput, pb.RequestFinished)
 
 
@@ -62,7 +64,7 @@ class ControllerLink:
         self._gateway_id = gateway_id
         self._catalogue = catalogue
         self._on_change = on_change
-        self._inboxes: dict[str, Inbox] = {}
+        self._routes = Routes()
         self._outgoing: Outgoing | None = None  # while connected
         self._failures_told = False
 
@@ -92,16 +94,18 @@ class ControllerLink:
             OverloadedError: It takes requests too slowly.
             InputTooLongError: The request is too large for a message.
         """
-        outgoing = self._connected()
-        message = from_submission(submission)
+        outgoing, work = self._connected(), submission.work
+        num_samples = work.num_samples if isinstance(work, GenerateWork) else 0
+        streams = self._routes.give_numbers(num_samples)
+        message = from_submission(submission, streams.start if streams else None)
         if message.ByteSize() + ENVELOPE_BYTES > MAX_MESSAGE_BYTES:
             raise InputTooLongError("the request has too many tokens for one message; split it")
         outgoing.submit(message)
-        self._inboxes[submission.request_id] = inbox
+        self._routes.add(submission.request_id, inbox, streams)
         try:
             yield
         finally:
-            if self._inboxes.pop(submission.request_id, None) is not None:
+            if self._routes.remove(submission.request_id) is not None:
                 self.cancel(submission.request_id, None, FinishReason.CANCELLED)
 
     def cancel(self, request_id: str, sample: int | None, reason: FinishReason) -> None:
@@ -111,7 +115,7 @@ class ControllerLink:
 
     def acknowledge(self, request_id: str, sample: int, num_tokens: int) -> None:
         """Tell the controller how many tokens of a sample its client has taken; nothing once the request has ended."""
-        if self._outgoing is not None and request_id in self._inboxes:
+        if self._outgoing is not None and request_id in self._routes:
             self._outgoing.acknowledge(request_id, sample, num_tokens)
 
     def _connected(self) -> Outgoing:
@@ -136,8 +140,7 @@ class ControllerLink:
         was_connected = self._outgoing is not None
         self._outgoing = None
         self._catalogue.forget()
-        inboxes, self._inboxes = self._inboxes, {}
-        for inbox in inboxes.values():
+        for inbox in self._routes.clear():
             inbox.fail(UnavailableError("the gateway lost the controller; try again", retry_after_s=RETRY_AFTER_S))
         if was_connected:
             await self._on_change(False)
@@ -157,29 +160,41 @@ class ControllerLink:
             case "tokens":
                 self._deliver(message.tokens, to_tokens)
             case "step":
-                for tokens in message.step.tokens:
-                    self._deliver(tokens, to_tokens)
+                self._take_step(message.step)
             case "output":
                 self._deliver(message.output, to_output)
             case "finished":
                 self._deliver(message.finished, to_done, is_last=True)
             case "failed":
-                inbox = self._inboxes.pop(message.failed.request_id, None)
+                inbox = self._routes.remove(message.failed.request_id)
                 if inbox is not None:
                     inbox.fail(from_message(message.failed.error))
 
+    def _take_step(self, step: pb.StepTokens) -> None:
+        for number, offset, token_id in zip(step.streams, step.offsets, step.token_ids, strict=True):
+            route = self._routes.find_stream(number)
+            if route is not None:
+                tokens = SampleTokens(sample=route.sample, offset=offset, token_ids=(token_id,))
+                self._hand(route.request_id, route.inbox, tokens, _as_it_is)
+        for part in step.tokens:
+            self._deliver(part, to_tokens)
+
     def _deliver(self, message: MessageT, read: Callable[[MessageT], RequestEvent], *, is_last: bool = False) -> None:
         request_id = message.request_id
-        inbox = self._inboxes.get(request_id)
-        if inbox is None:
-            return  # given up; the controller did not know yet
-        if is_last:
-            del self._inboxes[request_id]
+        inbox = self._routes.remove(request_id) if is_last else self._routes.find(request_id)
+        if inbox is not None:  # else it was given up; the controller did not know yet
+            self._hand(request_id, inbox, message, read)
+
+    def _hand(self, request_id: str, inbox: Inbox, told: ToldT, read: Callable[[ToldT], RequestEvent]) -> None:
         try:
-            inbox.take(read(message))
+            inbox.take(read(told))
         except Exception as error:  # noqa: BLE001 - one request's trouble must not end the others' conversation
             _LOG.exception("an event could not be taken", extra={"request_id": request_id})
             failure = error if isinstance(error, LigerError) else LigerError("internal error; see the gateway's log")
             inbox.fail(failure)
-            if self._inboxes.pop(request_id, None) is not None:
+            if self._routes.remove(request_id) is not None:
                 self.cancel(request_id, None, FinishReason.CANCELLED)
+
+
+def _as_it_is(tokens: SampleTokens) -> SampleTokens:
+    return tokens

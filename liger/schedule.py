@@ -1,8 +1,9 @@
 """What controller and ranks say to one another, as plain values: patterns, windows, batches, and what came of them."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from liger.domain import Axis, BatchKind, Constraint, EncodeOutput, Fence, Lane, Sampling, SegmentKind
 
@@ -81,12 +82,39 @@ class BatchOutcome:
 
 
 class StepSpan(NamedTuple):
-    """When one step ran, in nanoseconds on the rank's own monotonic clock. A tuple, for there are very many."""
+    """When one step ran, in nanoseconds on the rank's own monotonic clock."""
 
     window: int  # it was launched in: the one that is acknowledged, or for exchanges an earlier one
     step: int  # its place in that window's pattern
     begin_ns: int
     end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpans(Sequence[StepSpan]):
+    """Spans in columns, for there are very many; all equally long."""
+
+    windows: Sequence[int] = ()
+    steps: Sequence[int] = ()
+    begins_ns: Sequence[int] = ()
+    ends_ns: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, spans: Iterable[StepSpan]) -> "StepSpans":
+        """Return spans in columns."""
+        return spans if isinstance(spans, StepSpans) else cls(*zip(*spans, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @overload
+    def __getitem__(self, place: int) -> StepSpan: ...
+    @overload
+    def __getitem__(self, place: slice) -> "StepSpans": ...
+    def __getitem__(self, place: int | slice) -> "StepSpan | StepSpans":
+        if isinstance(place, slice):
+            return StepSpans(self.windows[place], self.steps[place], self.begins_ns[place], self.ends_ns[place])
+        return StepSpan(self.windows[place], self.steps[place], self.begins_ns[place], self.ends_ns[place])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +128,7 @@ class WindowTimings:
     exposed_ns: int = 0  # the compute lane waited
     batch_compute_ns: tuple[int, ...] = ()  # by operand
     batch_exposed_ns: tuple[int, ...] = ()  # by operand
-    spans: tuple[StepSpan, ...] = ()  # steps that ended since the last window's end; of timed windows
+    spans: Sequence[StepSpan] = ()  # steps that ended since the last window's end; of timed windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from liger.schedule import (
     Segment,
     SequenceStart,
     Step,
-    StepSpan,
+    StepSpans,
     Window,
     WindowOutcome,
 )
@@ -276,15 +276,15 @@ def from_outcome(outcome: WindowOutcome) -> worker_pb2.ExecuteResponse:
             exposed_ns=timings.exposed_ns,
             batch_compute_ns=timings.batch_compute_ns,
             batch_exposed_ns=timings.batch_exposed_ns,
-            spans=map(_from_span, timings.spans),
+            spans=_from_spans(StepSpans.of(timings.spans)),
         ),
         batches=[_from_batch(batch) for batch in outcome.batches],
     )
     return worker_pb2.ExecuteResponse(result=result)
 
 
-def _from_span(span: StepSpan) -> worker_pb2.StepSpan:
-    return worker_pb2.StepSpan(window=span.window, step=span.step, begin_ns=span.begin_ns, end_ns=span.end_ns)
+def _from_spans(told: StepSpans) -> worker_pb2.StepSpans:
+    return worker_pb2.StepSpans(windows=told.windows, steps=told.steps, begins_ns=told.begins_ns, ends_ns=told.ends_ns)
 
 
 def _from_batch(batch: BatchOutcome) -> worker_pb2.BatchResult:

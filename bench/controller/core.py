@@ -10,7 +10,7 @@ from bench.controller.meter import OTHERS, Figures, Meter
 from bench.controller.rank import SimulatedRank
 from controller.codec.gateways import to_request
 from controller.config import ControllerConfig
-from controller.core.events import Event, RequestBroken, RequestEnded, TokensMade
+from controller.core.events import Event, RequestBroken, RequestEnded, StepMade, TokensMade
 from controller.core.plan import Topology
 from controller.core.requests import Request
 from controller.core.scheduler import Scheduler
@@ -73,7 +73,7 @@ def count_tokens(events: Sequence[Event]) -> int:
     for event in events:
         if isinstance(event, RequestBroken):
             raise event.error
-    return sum(len(event.token_ids) for event in events if isinstance(event, TokensMade))
+    return sum(len(event.token_ids) for event in events if isinstance(event, StepMade | TokensMade))
 
 
 async def measure_core(strategy: str, load: Load, num_ranks: int, seconds: float) -> Figures:

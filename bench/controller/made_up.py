@@ -42,6 +42,11 @@ def made_profile() -> ProfileTable:
     return made_model.made_profile(**_SPEED)
 
 
+def request_id(number: int) -> str:
+    """Return the id of a request, whose only sample has the stream of the same number."""
+    return f"request-{number:09d}"
+
+
 def blocks_for(num_sequences: int) -> int:
     """Return the KV blocks in which so many generations always fit."""
     return 2 * num_sequences * (PROMPT_TOKENS + MOST_TOKENS) // BLOCK_SIZE
@@ -68,7 +73,11 @@ class Load:
                 stop_token_ids=[CARD.vocabulary_size - 1],
             )
             submit = controller_pb2.Submit(
-                request_id=f"request-{number:09d}", model=MODEL, task=types_pb2.TASK_GENERATE, generate=work
+                request_id=request_id(number),
+                model=MODEL,
+                task=types_pb2.TASK_GENERATE,
+                generate=work,
+                first_stream=number,
             )
             yield controller_pb2.ConnectRequest(submit=submit)
 
@@ -100,7 +109,7 @@ class Client:
         self.num_messages += 1
         match response.WhichOneof("message"):
             case "step":
-                return [each for part in response.step.tokens for each in self._acknowledge(part)]
+                return self._take_step(response.step)
             case "finished":
                 self.num_finished += 1
                 return [next(self._submits)]
@@ -108,10 +117,14 @@ class Client:
                 raise from_message(response.failed.error)
         return []
 
-    def _acknowledge(self, part: controller_pb2.SampleTokens) -> list[controller_pb2.ConnectRequest]:
-        self.num_tokens += len(part.token_ids)
-        given = part.offset + len(part.token_ids)
-        if part.offset // ACKNOWLEDGE_EVERY == given // ACKNOWLEDGE_EVERY:
-            return []
-        said = controller_pb2.Acknowledge(request_id=part.request_id, sample=part.sample, num_tokens=given)
-        return [controller_pb2.ConnectRequest(acknowledge=said)]
+    def _take_step(self, step: controller_pb2.StepTokens) -> list[controller_pb2.ConnectRequest]:
+        self.num_tokens += len(step.token_ids) + sum(len(part.token_ids) for part in step.tokens)
+        given = {part.request_id: part.offset + len(part.token_ids) for part in step.tokens}
+        due = [place for place, offset in enumerate(step.offsets) if (offset + 1) % ACKNOWLEDGE_EVERY == 0]
+        given |= {request_id(step.streams[place]): step.offsets[place] + 1 for place in due}
+        said = [
+            controller_pb2.Acknowledge(request_id=name, num_tokens=count)
+            for name, count in given.items()
+            if count % ACKNOWLEDGE_EVERY == 0
+        ]
+        return [controller_pb2.ConnectRequest(acknowledge=each) for each in said]

@@ -22,7 +22,7 @@ from liger.schedule import (
     WindowOutcome,
     WindowTimings,
 )
-from worker.rank import Joined, JoinPlan, Progress
+from worker.rank import Joined, JoinPlan, Progress, ReadOutcome
 
 _MOST_KNOWN: Final = 4096
 
@@ -159,6 +159,7 @@ class SimulatedEngine:
     card = CARD
     device = "simulated"
     rendezvous_endpoint = "127.0.0.1:1"
+    runs_ahead = False
 
     def __init__(self, num_blocks: int) -> None:
         self._num_blocks = num_blocks
@@ -175,10 +176,11 @@ class SimulatedEngine:
         progress("nothing to measure", 1.0)
         return made_profile()
 
-    def run(self, pattern: Pattern, window: Window) -> WindowOutcome:
+    def run(self, pattern: Pattern, window: Window) -> ReadOutcome:
         """Answer a window."""
         assert self._rank is not None, "joined before"
-        return self._rank.run(pattern, window)
+        outcome = self._rank.run(pattern, window)
+        return lambda: outcome
 
     def abort(self) -> None:
         """Do nothing: every call ends at once."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from controller.core.events import OutputMade, RequestAccount, RequestBroken, RequestEnded, TokensMade
+from controller.core.events import OutputMade, RequestAccount, RequestBroken, RequestEnded, StepMade, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
 from liger.domain import ClassifyOutput, EncodeOutput, Fence, Pooling, PoolOutput, ScoreOutput, Task
 from liger.errors import InvalidRequestError, NotServedError
@@ -13,6 +13,7 @@ from liger.rpc.values import from_logprob
 from liger.v1 import controller_pb2, types_pb2
 
 MAX_SAMPLES = 64
+MAX_STREAM = 2**63  # room for the samples' numbers behind the first
 MAX_TIMEOUT_S = 1e7  # a third of a year; more would not fit the clock's nanoseconds for long
 
 _OUTPUTS: Final[dict[Task, set[type]]] = {
@@ -24,8 +25,13 @@ _OUTPUTS: Final[dict[Task, set[type]]] = {
 }
 
 
-def to_request(message: controller_pb2.Submit, now_ns: int) -> Request:
+def to_request(message: controller_pb2.Submit, now_ns: int, conversation: int = 0) -> Request:
     """Return the request that a gateway submitted.
+
+    Args:
+        message: What it sent.
+        now_ns: On the controller's monotonic clock.
+        conversation: In which, a number of its own.
 
     Raises:
         InvalidRequestError: The message breaks its contract.
@@ -46,7 +52,17 @@ def to_request(message: controller_pb2.Submit, now_ns: int) -> Request:
         priority=message.priority,
         deadline_ns=_deadline_ns(message, now_ns),
         trace_context=dict(message.trace_context),
+        conversation=conversation,
+        first_stream=_first_stream(message),
     )
+
+
+def _first_stream(message: controller_pb2.Submit) -> int | None:
+    if not message.HasField("first_stream"):
+        return None
+    if message.first_stream > MAX_STREAM:
+        raise InvalidRequestError(f"first_stream must be at most {MAX_STREAM}", field="first_stream")
+    return message.first_stream
 
 
 def _deadline_ns(message: controller_pb2.Submit, now_ns: int) -> int | None:
@@ -130,12 +146,16 @@ def _output(item: controller_pb2.EncodeWork.Item, head: controller_pb2.EncodeHea
             raise InvalidRequestError("an encode request needs a head", field="encode.head")
 
 
+def add_columns(step: controller_pb2.StepTokens, event: StepMade) -> None:
+    """Add one token each of some samples to a message."""
+    step.streams.extend([stream.number for stream in event.streams])
+    step.offsets.extend(event.offsets)
+    step.token_ids.extend(event.token_ids)
+
+
 def add_tokens(step: controller_pb2.StepTokens, event: TokensMade) -> controller_pb2.SampleTokens:
     """Add a sample's tokens to a message and return its part of it."""
-    part = step.tokens.add()  # and fields one by one: this runs for every token, and keyword arguments take longer
-    part.request_id = event.request_id
-    part.sample = event.sample
-    part.offset = event.offset
+    part = step.tokens.add(request_id=event.request_id, sample=event.sample, offset=event.offset)
     extend_tokens(part, event)
     return part
 

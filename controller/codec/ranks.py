@@ -19,7 +19,7 @@ from liger.schedule import (
     Segment,
     SequenceStart,
     Step,
-    StepSpan,
+    StepSpans,
     Window,
     WindowOutcome,
     WindowTimings,
@@ -190,7 +190,11 @@ def _to_segment(message: worker_pb2.SegmentDescriptor) -> Segment:
 
 
 def to_outcome(message: worker_pb2.WindowResult) -> WindowOutcome:
-    """Return a rank's acknowledgement."""
+    """Return a rank's acknowledgement.
+
+    Raises:
+        GroupFailedError: Its columns do not fit one another.
+    """
     timings = message.timings
     return WindowOutcome(
         fence=to_fence(message.fence),
@@ -205,10 +209,17 @@ def to_outcome(message: worker_pb2.WindowResult) -> WindowOutcome:
             exposed_ns=timings.exposed_ns,
             batch_compute_ns=tuple(timings.batch_compute_ns),
             batch_exposed_ns=tuple(timings.batch_exposed_ns),
-            spans=tuple(StepSpan(span.window, span.step, span.begin_ns, span.end_ns) for span in timings.spans),
+            spans=_to_spans(timings.spans),
         ),
         batches=tuple(_to_batch(batch) for batch in message.batches),
     )
+
+
+def _to_spans(message: worker_pb2.StepSpans) -> StepSpans:
+    columns = (message.windows, message.steps, message.begins_ns, message.ends_ns)
+    if len(set(map(len, columns))) > 1:
+        raise GroupFailedError("a rank acknowledged a window with spans whose columns are not equally long")
+    return StepSpans(*map(tuple, columns))
 
 
 def _to_batch(message: worker_pb2.BatchResult) -> BatchOutcome:

@@ -8,8 +8,30 @@ from liger.errors import LigerError
 from liger.schedule import ItemResult, Logprob
 
 
+class Stream(NamedTuple):
+    """A sample, by the number under which its gateway knows it."""
+
+    conversation: int  # with which gateway
+    number: int  # one sample's of all in the conversation
+    request_id: str
+    sample: int
+
+
+class StepMade(NamedTuple):
+    """One token of each of some samples that go on, with nothing to tell beside it: in columns, for most are so."""
+
+    streams: list[Stream]  # all of one conversation
+    offsets: list[int]  # tokens of each sample before its
+    token_ids: list[int]
+
+    @property
+    def request_id(self) -> str:
+        """One of the requests: who takes its events takes these."""
+        return self.streams[0].request_id
+
+
 class TokensMade(NamedTuple):
-    """More tokens of a sample; with `finish_reason`, its last ones. A tuple, because every token makes one."""
+    """More tokens of a sample; with `finish_reason`, its last ones."""
 
     request_id: str
     sample: int
@@ -61,4 +83,4 @@ class RequestBroken:
     error: LigerError
 
 
-Event = TokensMade | OutputMade | RequestEnded | RequestBroken
+Event = StepMade | TokensMade | OutputMade | RequestEnded | RequestBroken

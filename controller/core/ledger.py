@@ -20,7 +20,6 @@ class Entry:
     opened: int  # its place among all requests of the epoch; ids may come again
     sequences: list[Sequence] = field(default_factory=list)  # by sample
     num_items_left: int = 0
-    num_given: int = 0  # output tokens given out
     published_ns: int | None = None  # first segment
     first_ns: int | None = None  # first token, or the result
     compute_ns: int = 0
@@ -40,7 +39,7 @@ class Entry:
         first = now_ns if self.first_ns is None else self.first_ns
         return RequestAccount(
             num_prompt_tokens=self.request.num_tokens,
-            num_completion_tokens=self.num_given,
+            num_completion_tokens=sum(len(sequence.output) for sequence in self.sequences),
             queue_ns=published - self.submitted_ns,
             prefill_ns=first - published,
             decode_ns=now_ns - first,

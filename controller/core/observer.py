@@ -2,12 +2,13 @@
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from operator import ge
 from typing import Final, overload
 
 from controller.core.cost_model import CostModel
 from controller.core.plan import Forwards, Plan, lane_span
 from liger.domain import BatchKind, Lane, SegmentKind
-from liger.schedule import StepSpan, WindowTimings
+from liger.schedule import StepSpan, StepSpans, WindowTimings
 from liger.spans import LaneSpan
 from liger.views import WindowMix
 
@@ -26,7 +27,7 @@ class Ran(Sequence[LaneSpan]):
         forwards: What each kind of batch runs.
     """
 
-    def __init__(self, rank: int, spans: Sequence[StepSpan], plans: Mapping[int, Plan], forwards: Forwards) -> None:
+    def __init__(self, rank: int, spans: StepSpans, plans: Mapping[int, Plan], forwards: Forwards) -> None:
         self._rank = rank
         self._spans = spans
         self._plans = plans
@@ -35,7 +36,7 @@ class Ran(Sequence[LaneSpan]):
     @property
     def newest_ns(self) -> int:
         """When the last of the spans ended; 0 if there are none."""
-        return max((span.end_ns for span in self._spans), default=0)
+        return max(self._spans.ends_ns, default=0)
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -103,17 +104,19 @@ class Observer:
         plan = self._plans.get(number)
         if self._costs is not None and plan is not None:
             self._costs.observe_window(plan.cut.predicted_ns, slowest.ended_ns - slowest.started_ns)
-        ran = {rank: self._read(rank, each.spans) for rank, each in enumerate(timings)}
+        ran = {rank: self._read(rank, StepSpans.of(each.spans)) for rank, each in enumerate(timings)}
         if self._costs is not None:
             self._costs.renew()
         return ran
 
-    def _read(self, rank: int, spans: Sequence[StepSpan]) -> Ran:
-        windows = {span.window for span in spans}
+    def _read(self, rank: int, spans: StepSpans) -> Ran:
+        windows = set(spans.windows)
         plans = {window: self._plans[window] for window in windows if window in self._plans}
-        sizes = {window: len(plan.pattern.steps) for window, plan in plans.items()}
-        if any(span.step >= sizes.get(span.window, 0) for span in spans):  # of windows of long ago, or never published
-            spans = tuple(span for span in spans if span.step < sizes.get(span.window, 0))
+        sizes = dict.fromkeys(windows, 0) | {window: len(plan.pattern.steps) for window, plan in plans.items()}
+        if any(
+            map(ge, spans.steps, map(sizes.__getitem__, spans.windows))
+        ):  # of windows of long ago, or never published
+            spans = StepSpans.of([span for span in spans if span.step < sizes[span.window]])
         if self._costs is not None and any(window % _LEARN_EVERY == 1 for window in windows):
             for span in spans:
                 self._learn(plans[span.window], span, self._costs)

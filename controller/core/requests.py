@@ -45,6 +45,8 @@ class Request:
     priority: int = 0  # higher goes sooner
     deadline_ns: int | None = None  # on the controller's monotonic clock
     trace_context: dict[str, str] = field(default_factory=dict)
+    conversation: int = 0  # with the gateway that sent it
+    first_stream: int | None = None  # number there of its first sample, the others' follow; None without numbers
 
     @property
     def num_tokens(self) -> int:

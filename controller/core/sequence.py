@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Final
 
 from controller.core.block_manager import block_digests
+from controller.core.events import Stream
 from controller.core.queues import Order
 from controller.core.requests import GenerateWork, Request
 from liger.domain import FinishReason, Sampling
@@ -46,6 +47,7 @@ class Sequence:
     sample: int
     work: GenerateWork
     sampling: Sampling
+    stream: Stream | None = None  # by which its gateway knows it
     order: Order = (0, 0, 0)  # lower goes first
     followers: list["Sequence"] = field(default_factory=list)  # samples that begin with this one's first token
     state: SequenceState = SequenceState.WAITING
@@ -185,6 +187,7 @@ def samples_of(request: Request, work: GenerateWork, opened: int) -> list[Sequen
         Sequence(
             request_id=request.request_id,
             sample=sample,
+            stream=_stream(request, sample),
             work=work,
             sampling=sampling,
             order=(-request.priority, opened, sample),
@@ -192,3 +195,9 @@ def samples_of(request: Request, work: GenerateWork, opened: int) -> list[Sequen
         )
         for sample, sampling in enumerate(work.samplings)
     ]
+
+
+def _stream(request: Request, sample: int) -> Stream | None:
+    if request.first_stream is None:
+        return None
+    return Stream(request.conversation, request.first_stream + sample, request.request_id, sample)

@@ -4,7 +4,7 @@ from collections.abc import Sequence as Items
 
 from controller.core.batch import Batch
 from controller.core.batch_manager import BatchManager
-from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, TokensMade
+from controller.core.events import Event, OutputMade, RequestBroken, RequestEnded, StepMade, TokensMade
 from controller.core.ledger import Entry, Ledger
 from controller.core.sequence import Sequence, SequenceState
 from liger.domain import FinishReason
@@ -97,27 +97,46 @@ class Settlement:
     def _take_all(self, drawing: Items[Sequence], result: BatchOutcome, now_ns: int) -> list[Event]:
         """Commit a batch's tokens. Late ones, computed before their sequence's end was known, are dropped.
 
-        Runs once for every token of the group, so it spares calls.
+        Most samples go on and are told of in columns; that loop runs once for every token of the group, so it spares
+        calls.
         """
         logprobs = iter(result.logprobs)
+        steps: dict[int, StepMade] = {}  # by conversation
         events: list[Event] = []
         for sequence, token_id in zip(drawing, result.token_ids, strict=True):
             wanted = () if sequence.sampling.logprobs is None else (next(logprobs),)
-            entry = self._ledger.find(sequence.request_id) if sequence.finish_reason is None else None
-            if entry is None:
+            if sequence.finish_reason is not None:
                 continue
             offset = len(sequence.output)
             reason = sequence.take(token_id)
-            entry.num_given += 1
-            prompt: tuple[Logprob, ...] = ()
-            if offset == 0:
-                entry.first_ns = now_ns if entry.first_ns is None else entry.first_ns
-                prompt = tuple(entry.prompt_logprobs) if sequence.sample == 0 else ()
-            events.append(TokensMade(sequence.request_id, sequence.sample, offset, (token_id,), wanted, reason, prompt))
-            if reason is not None:
-                self._batches.ended(sequence)
-                events += self.close_if_done(entry, now_ns)
-        return events
+            stream = sequence.stream
+            if offset == 0 or wanted or reason is not None or stream is None:
+                events += self._told_alone(sequence, offset, token_id, wanted, now_ns)
+                continue
+            step = steps.get(stream.conversation)
+            if step is None:
+                step = steps[stream.conversation] = StepMade([], [], [])
+            step.streams.append(stream)
+            step.offsets.append(offset)
+            step.token_ids.append(token_id)
+        return [*steps.values(), *events]  # columns first: what ends a request comes last
+
+    def _told_alone(
+        self, sequence: Sequence, offset: int, token_id: int, logprobs: tuple[Logprob, ...], now_ns: int
+    ) -> list[Event]:
+        """Return what becomes of a token that begins or ends a sample, or has more to tell."""
+        entry = self._ledger.find(sequence.request_id)
+        assert entry is not None, "a sequence without an end is of a request under way"
+        prompt: tuple[Logprob, ...] = ()
+        if offset == 0:
+            entry.first_ns = now_ns if entry.first_ns is None else entry.first_ns
+            prompt = tuple(entry.prompt_logprobs) if sequence.sample == 0 else ()
+        reason = sequence.finish_reason
+        made = TokensMade(sequence.request_id, sequence.sample, offset, (token_id,), logprobs, reason, prompt)
+        if reason is None:
+            return [made]
+        self._batches.ended(sequence)
+        return [made, *self.close_if_done(entry, now_ns)]
 
     def _settle_items(self, batch: Batch, result: BatchOutcome, now_ns: int) -> list[Event]:
         if len(batch.entries) != len(result.items):

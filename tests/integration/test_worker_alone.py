@@ -131,8 +131,9 @@ def test_a_window_runs_as_published_and_gives_what_transformers_gives(worker, mo
     assert result.result.number == 1
     assert result.result.launched_digest == order_digest(launch_digest(steps_of(last.joined), 0), [1])
     spans = result.result.timings.spans
-    assert sorted(span.step for span in spans) == list(range(len(requests[1].pattern.steps)))
-    assert all(span.window == 1 and span.begin_ns <= span.end_ns for span in spans)
+    assert sorted(spans.steps) == list(range(len(requests[1].pattern.steps)))
+    assert set(spans.windows) == {1}
+    assert all(begin_ns <= end_ns for begin_ns, end_ns in zip(spans.begins_ns, spans.ends_ns, strict=True))
     assert sum(result.result.timings.batch_compute_ns) == result.result.timings.compute_ns > 0
     with torch.no_grad():
         wanted = model[1].model(torch.tensor([TOKEN_IDS])).last_hidden_state[0, -1].numpy()

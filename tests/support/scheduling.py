@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from controller.core.events import Event, RequestBroken, RequestEnded, TokensMade
+from controller.core.events import Event, RequestBroken, RequestEnded, StepMade, TokensMade
 from controller.core.requests import EncodeItem, EncodeWork, GenerateWork, Request
 from controller.core.scheduler import Scheduler
 from controller.core.window_report import WindowReport
@@ -26,6 +26,8 @@ def generate(
     deadline_ns=None,
     logprobs=None,
     prompt_logprobs=None,
+    conversation=1,
+    first_stream=0,
 ):
     sampling = Sampling(logprobs=logprobs)
     work = GenerateWork(
@@ -37,7 +39,14 @@ def generate(
         prompt_logprobs=prompt_logprobs,
     )
     return Request(
-        request_id=request_id, model="m", task=Task.GENERATE, work=work, priority=priority, deadline_ns=deadline_ns
+        request_id=request_id,
+        model="m",
+        task=Task.GENERATE,
+        work=work,
+        priority=priority,
+        deadline_ns=deadline_ns,
+        conversation=conversation,
+        first_stream=first_stream,
     )
 
 
@@ -61,6 +70,20 @@ def expected_output(prompt, max_tokens, stop=(), min_tokens=0):
         if output[-1] in stop and len(output) > min_tokens:
             break
     return output
+
+
+def one_by_one(events):
+    """Return events with tokens in columns as those of each sample."""
+    found = []
+    for event in events:
+        if isinstance(event, StepMade):
+            found += [
+                TokensMade(stream.request_id, stream.sample, offset, (token_id,))
+                for stream, offset, token_id in zip(*event, strict=True)
+            ]
+        else:
+            found.append(event)
+    return found
 
 
 def report(outcome: WindowOutcome) -> WindowReport:
@@ -96,17 +119,19 @@ class Run:
             pass
 
     def tokens(self, request_id: str, sample: int = 0) -> list[int]:
-        made = [
-            e for e in self.events if isinstance(e, TokensMade) and (e.request_id, e.sample) == (request_id, sample)
-        ]
+        made = self._made(request_id, sample)
         assert [e.offset for e in made] == list(range(len(made)))
         return [token for e in made for token in e.token_ids]
 
     def reason(self, request_id: str, sample: int = 0) -> FinishReason | None:
-        made = [
-            e for e in self.events if isinstance(e, TokensMade) and (e.request_id, e.sample) == (request_id, sample)
+        return self._made(request_id, sample)[-1].finish_reason
+
+    def _made(self, request_id: str, sample: int) -> list[TokensMade]:
+        return [
+            event
+            for event in one_by_one(self.events)
+            if isinstance(event, TokensMade) and (event.request_id, event.sample) == (request_id, sample)
         ]
-        return made[-1].finish_reason
 
     def last(self, request_id: str) -> RequestEnded | RequestBroken:
         (event,) = [

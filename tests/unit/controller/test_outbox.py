@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from controller import outbox as module
 from controller.codec.gateways import broken
-from controller.core.events import OutputMade, RequestBroken, TokensMade
+from controller.core.events import OutputMade, RequestBroken, StepMade, Stream, TokensMade
 from controller.outbox import Outbox, output_numbers
 from liger.domain import FinishReason
 from liger.errors import LigerError
@@ -14,6 +14,17 @@ from liger.schedule import ItemResult, Logprob
 
 def made(request_id, *token_ids, sample=0, offset=0, **rest):
     return TokensMade(request_id=request_id, sample=sample, offset=offset, token_ids=token_ids, **rest)
+
+
+def columns(*tokens):
+    """Return one token each of streams: (number, offset, token)."""
+    streams = [Stream(1, number, f"request {number}", 0) for number, _, _ in tokens]
+    return StepMade(streams, [offset for _, offset, _ in tokens], [token for _, _, token in tokens])
+
+
+def rows(message):
+    step = message.step
+    return list(zip(step.streams, step.offsets, step.token_ids, strict=True))
 
 
 def end_of(request_id):
@@ -58,6 +69,35 @@ def test_windows_that_a_slow_gateway_has_not_read_become_one_message():
     assert [each.token_id for each in first.prompt_logprobs] == [1, 2]
     assert first.finish_reason == FinishReason.LENGTH
     assert second.finish_reason == 0
+
+
+def test_samples_that_go_on_share_columns_over_windows():
+    outbox = Outbox()
+    outbox.put_step(columns((2**63 + 9, 4, 7), (3, 0, 8)))
+    outbox.put_step(columns((3, 1, 9)))
+    (message,) = taken(outbox)
+    assert rows(message) == [(2**63 + 9, 4, 7), (3, 0, 8), (3, 1, 9)]
+
+
+def test_columns_never_join_a_message_in_which_samples_have_parts():
+    """They come before parts there: a sample's next token would be read before the one that its part holds."""
+    outbox = Outbox()
+    outbox.put_step(columns((3, 4, 7)))
+    outbox.put_tokens(made("request 3", 8, offset=5))
+    outbox.put_step(columns((3, 6, 9)))
+    first, second = taken(outbox)
+    assert (rows(first), parts(first)) == ([(3, 4, 7)], [("request 3", 0, 5, [8])])
+    assert (rows(second), parts(second)) == ([(3, 6, 9)], [])
+
+
+def test_columns_that_nobody_reads_are_bounded(monkeypatch):
+    monkeypatch.setattr(module, "MAX_WEIGHT", 1000)
+    outbox = Outbox()
+    for number in range(1000):
+        outbox.put_step(columns((3, number, 1)))
+    assert outbox.is_overfull
+    (message,) = taken(outbox)
+    assert len(message.step.streams) < 100
 
 
 def test_what_was_read_is_not_added_to():

@@ -12,7 +12,7 @@ from liger.client import AsyncGenerateStream, Delta
 from liger.errors import LigerError, UnavailableError
 from liger.v1 import controller_pb2, types_pb2
 from liger.v1 import inference_pb2 as pb
-from tests.support.fake_controller import Conversation, FakeController
+from tests.support.fake_controller import LENGTH, Conversation, FakeController
 from tests.unit.gateway.conftest import NOT_SERVING, SERVING, Gateway, all_models, model_info, running
 
 
@@ -149,6 +149,89 @@ async def test_odd_tokens_fail_their_own_request_alone(gateway: Gateway, case: s
     assert caught.value.reason == "INTERNAL"
     await gateway.controller.until(lambda: gateway.controller.cancels)
     assert [cancel.request_id for cancel in gateway.controller.cancels] == ["odd"]
+
+
+async def test_tokens_in_columns_reach_their_samples_before_what_parts_tell(gateway: Gateway) -> None:
+    gateway.controller.script = silence
+    both = gateway.client.generate("bare", [5], request_id="both", n=2)
+    reading = asyncio.ensure_future(tokens_by_sample(both))
+    await gateway.controller.until(lambda: gateway.controller.submits)
+    first = gateway.controller.submits[0].first_stream
+    last = [
+        controller_pb2.SampleTokens(
+            request_id="both", sample=sample, offset=2, token_ids=[9], finish_reason=types_pb2.FINISH_REASON_LENGTH
+        )
+        for sample in (0, 1)
+    ]
+    [talk] = gateway.controller.conversations
+    step = controller_pb2.StepTokens(
+        streams=[first + 1, first, 2**40, first, first + 1],
+        offsets=[0, 0, 7, 1, 1],
+        token_ids=[21, 11, 5, 12, 22],
+        tokens=last,
+    )
+    talk.send(controller_pb2.ConnectResponse(step=step))
+    talk.finish("both")
+    assert await reading == {0: [11, 12, 9], 1: [21, 22, 9]}
+
+
+async def test_streams_are_never_numbered_alike_and_columns_of_those_that_are_over_reach_nobody(
+    gateway: Gateway,
+) -> None:
+    await all_tokens(gateway.client.generate("bare", [5], request_id="over", n=3, max_tokens=2))
+    gateway.controller.script = silence
+    new = asyncio.ensure_future(all_tokens(gateway.client.generate("bare", [5], request_id="new")))
+    await gateway.controller.until(lambda: len(gateway.controller.submits) == 2)
+    over, fresh = (submit.first_stream for submit in gateway.controller.submits)
+    assert fresh >= over + 3
+    [talk] = gateway.controller.conversations
+    step = controller_pb2.StepTokens(streams=[over, over + 2, fresh], offsets=[0, 0, 0], token_ids=[1, 2, 3])
+    talk.send(controller_pb2.ConnectResponse(step=step))
+    talk.tokens("new", [4], offset=1, reason=LENGTH)
+    talk.finish("new")
+    assert await new == [3, 4]
+
+
+async def test_a_gap_in_columns_fails_its_own_request_alone(gateway: Gateway) -> None:
+    gateway.controller.script = silence
+    reading = {
+        name: asyncio.ensure_future(all_tokens(gateway.client.generate("bare", [5], request_id=name)))
+        for name in ("odd", "good")
+    }
+    await gateway.controller.until(lambda: len(gateway.controller.submits) == 2)
+    streams = {submit.request_id: submit.first_stream for submit in gateway.controller.submits}
+    [talk] = gateway.controller.conversations
+    step = controller_pb2.StepTokens(streams=[streams["odd"], streams["good"]], offsets=[3, 0], token_ids=[7, 8])
+    talk.send(controller_pb2.ConnectResponse(step=step))
+    talk.tokens("good", [9], offset=1, reason=LENGTH)
+    talk.finish("good")
+    assert await reading["good"] == [8, 9]
+    with pytest.raises(LigerError) as caught:
+        await reading["odd"]
+    assert caught.value.reason == "INTERNAL"
+    await gateway.controller.until(lambda: gateway.controller.cancels)
+    assert [cancel.request_id for cancel in gateway.controller.cancels] == ["odd"]
+
+
+async def test_columns_that_are_not_equally_long_end_the_conversation_which_begins_anew(gateway: Gateway) -> None:
+    gateway.controller.script = silence
+    reading = asyncio.ensure_future(all_tokens(gateway.client.generate("bare", [5], request_id="r")))
+    await gateway.controller.until(lambda: gateway.controller.submits)
+    [talk] = gateway.controller.conversations
+    step = controller_pb2.StepTokens(streams=[1, 2], offsets=[0], token_ids=[7, 8])
+    talk.send(controller_pb2.ConnectResponse(step=step))
+    with pytest.raises(UnavailableError, match="lost the controller"):
+        await reading
+    await gateway.controller.until(lambda: talk not in gateway.controller.conversations)
+    await gateway.until_health(SERVING)
+
+
+async def tokens_by_sample(stream: AsyncGenerateStream) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    async for event in stream.events():
+        if isinstance(event, Delta):
+            found.setdefault(event.index, []).extend(event.token_ids)
+    return found
 
 
 async def all_tokens(stream: AsyncGenerateStream) -> list[int]:

@@ -16,7 +16,7 @@ from liger.errors import (
     RequestCancelledError,
 )
 from tests.support.forwards import forwards_of
-from tests.support.scheduling import Run, check_clean, encode, expected_output, generate, report
+from tests.support.scheduling import Run, check_clean, encode, expected_output, generate, one_by_one, report
 from tests.support.simulated_ranks import SimulatedRank, made_profile, make_scheduler
 
 
@@ -209,7 +209,7 @@ def test_logprobs_go_to_those_who_asked():
     run.scheduler.submit(generate("asks", max_tokens=2, logprobs=0), 0)
     run.finish()
     by_request = {"plain": [], "asks": []}
-    for event in run.events:
+    for event in one_by_one(run.events):
         if isinstance(event, TokensMade):
             by_request[event.request_id].append(len(event.logprobs))
     assert by_request == {"plain": [0, 0], "asks": [1, 1]}
