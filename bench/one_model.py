@@ -1,4 +1,4 @@
-"""A cluster that serves one model on ranks with one thread each, on this machine or over a slow link."""
+"""A cluster that serves one model, on this machine or over a slow link."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ def one_model_spec(
     places: Sequence[Place] = (),
     rate: str = "",
     controller_options: Mapping[str, str] | None = None,
+    threads_per_rank: int = THREADS_PER_RANK,
 ) -> ClusterSpec:
     """Return the cluster.
 
@@ -29,6 +30,7 @@ def one_model_spec(
         places: Where each rank runs; empty for this machine's own namespace, over loopback.
         rate: Of the link between the places; profiles are kept apart by it.
         controller_options: Flags of the controller without their dashes.
+        threads_per_rank: With which each rank computes.
     """
     slow = {"insecure": "true", "profile-tag": rate} if places else {}
     group = GroupSpec(
@@ -43,6 +45,6 @@ def one_model_spec(
         groups=(group,),
         controller_listen=f"{places[0].root_host if places else '127.0.0.1'}:0",
         controller_options={**outside, **(controller_options or {})},
-        threads_per_worker=THREADS_PER_RANK,
+        threads_per_worker=threads_per_rank,
         start_limit_s=START_LIMIT_S,
     )

@@ -10,7 +10,6 @@ from typing import Final
 from rich.console import Console
 
 from bench.ending import exit_code_of
-from bench.link.clusters import THREADS_PER_RANK
 from bench.link.load import CALL_LIMIT_S
 from bench.link.machine import describe_machine, read_cpu_time
 from bench.link.network import Place
@@ -42,7 +41,7 @@ def _measure_all(orders: Orders) -> None:
         places = stack.enter_context(slow_link(NUM_RANKS, settings.rate)).places if settings.rate else ()
         teller = stack.enter_context(Teller(console, num_steps(settings)))
         runs = asyncio.run(_measure(settings, places, teller))
-    machine = describe_machine(began, read_cpu_time(), threads_per_rank=THREADS_PER_RANK, load_before=load_before)
+    machine = describe_machine(began, read_cpu_time(), threads_per_rank=settings.threads, load_before=load_before)
     show(console, settings, machine, runs)
     if orders.json is not None:
         orders.json.write_text(to_json(settings, machine, runs), encoding="utf-8")
