@@ -1,6 +1,5 @@
 """What is measured: one rank's part in an epoch, with nothing else under way."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,7 +52,7 @@ def make_subject(
     device: Device,
     attention: AttentionBackend,
     host: Communicator | None = None,
-    clock_ns: Callable[[], int] = time.perf_counter_ns,
+    stopwatch: Stopwatch | None = None,
 ) -> Subject:
     """Return what a rank's profile is of.
 
@@ -68,16 +67,16 @@ def make_subject(
         device: What the shard computes on; the calling thread is its launching thread.
         attention: How it attends; no other batch is in flight.
         host: With the hosts of those ranks, for tensors of the CPU; None takes `communicator`.
-        clock_ns: Monotonic nanoseconds.
+        stopwatch: Times its lanes; None takes one that fits the device.
     """
-    stopwatch = DeviceStopwatch() if device.runs_ahead else HostStopwatch(clock_ns)
+    watch = stopwatch or (DeviceStopwatch() if device.runs_ahead else HostStopwatch())
     batches = BatchMaker(
         shard=shard,
         inputs=_inputs(plan, shard=shard, cache=cache, dtype=dtype, device=device, attention=attention),
         sampler=_sampler(shard, communicator) if cache else None,
         block_size=cache.block_size if cache else 1,
         num_parts=communicator.world_size,
-        stopwatch=stopwatch,
+        stopwatch=watch,
     )
     return Subject(
         communicator=communicator,
@@ -87,7 +86,7 @@ def make_subject(
         hidden_size=shard.spec.hidden_size,
         dtype=dtype,
         device=device.torch_device,
-        stopwatch=stopwatch,
+        stopwatch=watch,
         make_key=lambda hardware: profile_key(
             card, plan, communicator=communicator, hardware=hardware, tag=config.profile_tag
         ),

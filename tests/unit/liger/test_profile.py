@@ -2,7 +2,7 @@ import pytest
 
 from liger.domain import BatchKind, SegmentKind
 from liger.errors import InvalidRequestError
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from liger.profile import ContentionSample, ExchangeChoice, ProfileTable, SegmentSample
 from liger.rpc.profile import from_profile, to_profile
 from liger.v1 import types_pb2, worker_pb2
 
@@ -20,6 +20,11 @@ TABLE = ProfileTable(
             communication_bytes=2304,
             compute_factor=1.25,
             communication_factor=1.1,
+        ),
+    ),
+    exchange_choices=(
+        ExchangeChoice(
+            num_tokens=16, is_beside_compute=True, communicator="nccl", duration_ns=9, delay_ns=2, is_chosen=True
         ),
     ),
 )
@@ -62,5 +67,15 @@ def test_a_factor_that_no_measurement_gives_is_refused(factor):
 def test_a_co_run_of_nothing_is_refused(field):
     message = from_profile(TABLE)
     setattr(message.contention[0], field, 0)
+    with pytest.raises(InvalidRequestError):
+        to_profile(message)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_tokens", 0), ("duration_ns", -1), ("delay_ns", -1), ("communicator", "")]
+)
+def test_a_way_to_exchange_that_no_measurement_gives_is_refused(field, value):
+    message = from_profile(TABLE)
+    setattr(message.exchange_choices[0], field, value)
     with pytest.raises(InvalidRequestError):
         to_profile(message)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from liger.domain import BatchKind, SegmentKind
-from worker.profiler.plan import Bounds, Shape, block_tables, make_plan
+from worker.profiler.plan import CUDA_BUCKETS, Bounds, Shape, block_tables, make_plan
 
 BOUNDS = Bounds(
     kinds=frozenset(BatchKind),
@@ -78,3 +78,21 @@ def test_cells_are_all_different_and_grow_within_their_family():
 def test_rows_never_share_a_block():
     tables = block_tables(Shape(batch=BatchKind.PREFILL, lengths=(5, 1), context=12), 4)
     assert tables == [range(5), range(5, 9)]
+
+
+def test_a_gpu_is_measured_at_larger_sizes_and_longer_contexts():
+    large = replace(BOUNDS, max_length=8192, max_batch_tokens=8192, num_blocks=100_000, buckets=CUDA_BUCKETS)
+    assert max(shape.size for shape in make_plan(large).shapes) == 8192
+    assert {shape.context for shape in shapes(large, BatchKind.DECODE)} == {32, 512, 2048}
+    assert {shape.context for shape in shapes(large, BatchKind.PREFILL)} == {0, 2048}
+
+
+def test_every_way_to_exchange_is_tried_at_the_same_sizes():
+    plan = make_plan(replace(BOUNDS, max_batch_tokens=300), ("nccl", "copy-engine"))
+    tried = {name: [way.size for way in plan.ways if way.communicator == name] for name in ("nccl", "copy-engine")}
+    assert tried["nccl"] == tried["copy-engine"] == [1, 64, 300]
+
+
+def test_one_way_to_exchange_and_ranks_alone_have_nothing_to_compare():
+    assert make_plan(BOUNDS).ways == ()
+    assert make_plan(replace(BOUNDS, num_ranks=1), ("nccl", "copy-engine")).ways == ()

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from liger.domain import BatchKind, SegmentKind
-from liger.profile import ContentionSample, ProfileTable, SegmentSample
+from liger.profile import ContentionSample, ExchangeChoice, ProfileTable, SegmentSample
 from worker.profiler.store import ProfileStore, table_digest
 
 TABLE = ProfileTable(
@@ -21,6 +21,12 @@ TABLE = ProfileTable(
             compute_factor=1.123457,
             communication_factor=4.0,
         ),
+    ),
+    exchange_choices=(
+        ExchangeChoice(
+            num_tokens=64, is_beside_compute=True, communicator="copy-engine", duration_ns=5, delay_ns=1, is_chosen=True
+        ),
+        ExchangeChoice(num_tokens=64, is_beside_compute=True, communicator="nccl", duration_ns=6),
     ),
 )
 
