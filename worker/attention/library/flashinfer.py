@@ -118,7 +118,7 @@ class FlashInferAttention:
             plans, _fixed = self._prepare(-1, cache, layout, stage, is_fixed=False)
             for window, plan in plans.items():
                 keys, values = cache.blocks(self._windows.index(window))
-                values[0, 0].copy_(torch.arange(shape.num_kv_heads, device=shape.device).unsqueeze(-1))
+                values[0, 0].copy_(torch.arange(1, shape.num_kv_heads + 1, device=shape.device).unsqueeze(-1))
                 want = values[0, 0].repeat_interleave(shape.num_heads // shape.num_kv_heads, 0)
                 if not torch.equal(plan.run(query, keys, values)[0], want):
                     raise RuntimeError("FlashInfer's kernels do not attend as they should")
