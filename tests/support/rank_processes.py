@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from liger.digest import launch_digest, order_digest
+from liger.profile import ProfileTable
 from liger.schedule import BatchOutcome, Pattern, Window, WindowOutcome
 from tests.support.forwards import FENCE
 from worker.config import WorkerConfig
@@ -37,6 +38,10 @@ class RankProcesses:
             for outcome in outcomes:
                 found.update({batch.batch_id: batch for batch in outcome.batches})
         return found
+
+    def profile(self, *, fresh: bool = False) -> list[ProfileTable]:
+        """Return what each rank takes as measured; comes before windows."""
+        return self._each("profile", [(fresh,)] * len(self._pipes))
 
     def num_graphs(self) -> list[int]:
         """Return how many graphs each rank holds."""
@@ -149,6 +154,9 @@ class _Rank:
             if len(unread) > ahead:
                 outcomes.append(unread.pop(0)())
         return outcomes + [read() for read in unread]
+
+    def profile(self, fresh: bool) -> ProfileTable:
+        return self._engine.profile(lambda *_: None, fresh=fresh)
 
     def num_graphs(self) -> int:
         return self._engine.num_graphs

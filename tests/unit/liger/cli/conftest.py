@@ -87,6 +87,7 @@ class FakeController(ControllerServiceServicer):
     plan: controller_pb2.ExplainPlanResponse = field(default_factory=controller_pb2.ExplainPlanResponse)
     profile: controller_pb2.GetProfileResponse = field(default_factory=controller_pb2.GetProfileResponse)
     timeline: controller_pb2.GetTimelineResponse = field(default_factory=controller_pb2.GetTimelineResponse)
+    num_abandoned: int = 0  # by a renewed profile
 
     def ExplainPlan(self, request, context):  # noqa: N802 - the contract's name
         self.asked.append(request)
@@ -95,6 +96,14 @@ class FakeController(ControllerServiceServicer):
     def GetProfile(self, request, context):  # noqa: N802 - the contract's name
         self.asked.append(request)
         return self.profile
+
+    def RenewProfile(self, request, context):  # noqa: N802 - the contract's name
+        self.asked.append(request)
+        group = next(group for group in self.cluster.groups if group.name == request.group)
+        ended, group.epoch = group.epoch, group.epoch + 1
+        return controller_pb2.RenewProfileResponse(
+            group=request.group, ended_epoch=ended, num_abandoned=self.num_abandoned
+        )
 
     def GetTimeline(self, request, context):  # noqa: N802 - the contract's name
         self.asked.append(request)

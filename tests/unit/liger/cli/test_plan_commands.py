@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from controller.codec.plans import from_explained, from_profile_view, from_timeline
+from liger.profile import ExchangeChoice
 from liger.v1 import controller_pb2, types_pb2
 from liger.views import ProfileView
 from tests.support.plans import ALL_REDUCE, MLP, small_profile, span, two_batches
@@ -197,3 +199,60 @@ def test_a_group_without_a_profile_says_so_and_draws_nothing(liger, serving, fol
     done = liger("profile", "--model", "smollm2")
     assert "group chat has no profile" in done.stdout
     assert list(folder.iterdir()) == []
+
+
+def test_a_fresh_profile_is_asked_for_before_it_is_shown(liger, serving):
+    for group in serving.cluster.groups:
+        group.state = controller_pb2.GroupStatus.STATE_SERVING
+    done = liger("profile", "--group", "bert-2", "--fresh", "--timeout", "5")
+    assert done.exit_code == 0
+    renewed, shown = serving.asked
+    assert (renewed.group, renewed.timeout_s) == ("bert-2", 5.0)
+    assert isinstance(shown, controller_pb2.GetProfileRequest)
+    assert "finishing what is in flight" in done.stderr
+    assert "given up" not in done.stderr
+
+
+def test_requests_that_a_fresh_profile_gave_up_are_told_of(liger, serving):
+    for group in serving.cluster.groups:
+        group.state = controller_pb2.GroupStatus.STATE_SERVING
+    serving.num_abandoned = 2
+    assert "2 requests were given up" in liger("profile", "--group", "chat", "--fresh").stderr
+
+
+def test_a_profile_that_is_not_to_be_fresh_renews_nothing(liger, serving):
+    liger("profile", "--model", "bert")
+    assert [type(each) for each in serving.asked] == [controller_pb2.GetProfileRequest]
+
+
+@pytest.mark.parametrize("timeout", ["-1", "nan", "inf"])
+def test_a_time_that_cannot_be_renews_nothing(liger, serving, timeout):
+    assert liger("profile", "--model", "bert", "--fresh", f"--timeout={timeout}").exit_code != 0
+    assert serving.asked == []
+
+
+def test_ways_to_exchange_are_shown_with_a_star_at_what_is_taken(liger, serving):
+    view = small_profile()
+    choices = [
+        ExchangeChoice(
+            num_tokens=64,
+            is_beside_compute=beside,
+            communicator=name,
+            duration_ns=duration_ns,
+            delay_ns=500_000 if beside else 0,
+            is_chosen=is_chosen,
+        )
+        for beside, name, duration_ns, is_chosen in (
+            (False, "nccl", 1_000_000, True),
+            (False, "copy-engine", 2_000_000, False),
+            (True, "nccl", 4_000_000, False),
+            (True, "copy-engine", 3_000_000, True),
+        )
+    ]
+    view = replace(view, table=replace(view.table, exchange_choices=tuple(choices)))
+    serving.profile = from_profile_view("bert-1", view)
+    lines = [" ".join(line.split()) for line in liger("profile", "--model", "bert").stdout.splitlines()]
+    assert "nccl, alone 1*" in lines
+    assert "copy-engine, alone 2" in lines
+    assert "nccl, beside compute + its delay 4 + 0.5" in lines
+    assert "copy-engine, beside compute + its delay 3 + 0.5*" in lines
