@@ -21,7 +21,7 @@ def first_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     would have to wait for, all are ranked as integers of which none are equal.
     """
     if not values.is_cpu:
-        places = _first_places(values, count)
+        places = _first_places(values, count) if count else values.new_empty(len(values), 0, dtype=torch.int64)
         return values.gather(-1, places), places
     found, places = values.topk(count, dim=-1)
     if count:

@@ -35,4 +35,8 @@ def fetch_pinned(tensor: Tensor) -> Tensor:
 
 def put(host: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the host on a device; torch's cache keeps the pinned memory until the copy has ended."""
-    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu":
+        return host
+    if not host.numel():
+        return torch.empty(host.shape, dtype=host.dtype, device=device)
+    return host.pin_memory().to(device, non_blocking=True)
