@@ -48,7 +48,8 @@ def pick_noisy(logits: Tensor, temperatures: Tensor, keys: Tensor, first: int) -
     return values, places
 
 
-@triton.jit(do_not_specialize=["first"])
+# one variant for each width: what lies in the middle of other memory is not aligned alike in all batches
+@triton.jit(do_not_specialize=["first"], do_not_specialize_on_alignment=["temperatures", "keys"])
 def _pick_of_blocks(  # noqa: PLR0917 - launched by place
     logits: tl.tensor,
     temperatures: tl.tensor,
