@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.core.charges import Charges
 from controller.core.cost_model import Shape
 from controller.core.sequence import Sequence
 from liger.domain import BatchKind, Task
@@ -16,6 +17,7 @@ class EncodeEntry:
     request_id: str
     item: int
     opened: int  # which request of this id: its place among all of the epoch
+    charges: Charges = field(default_factory=Charges)  # the request's
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -29,15 +31,18 @@ class Batch:
     entries: tuple[EncodeEntry, ...] = ()  # encode: one an input
     sequence_starts: tuple[Sequence, ...] = ()  # those whose row begins with this batch
     copied: tuple[int, ...] = ()  # KV blocks that it copies, held until its start is published
-    request_ids: frozenset[str] = frozenset()  # the requests that it advances
+    charges: tuple[Charges, ...] = ()  # of the requests that it advances, each once
+    deadline_ns: int | None = None  # the nearest of theirs
     predicted_ns: float = 0.0  # of the ranks' time, from its first segment to its last
     position: int = 0  # segments published so far
     is_published: bool = False  # whether its start went out
 
     def __post_init__(self) -> None:
         """Gather the requests once: every window asks for them."""
-        ids = [sequence.request_id for sequence in self.sequences]
-        self.request_ids = frozenset([*ids, *(entry.request_id for entry in self.entries)])
+        members = self.entries or self.sequences
+        self.charges = tuple(dict.fromkeys([member.charges for member in members]))
+        deadlines = [one.deadline_ns for one in self.charges if one.deadline_ns is not None]
+        self.deadline_ns = min(deadlines, default=None)
 
     @property
     def batch_id(self) -> int:

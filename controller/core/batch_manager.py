@@ -10,6 +10,7 @@ from collections.abc import Sequence as Items
 
 from controller.core.batch import Batch
 from controller.core.block_manager import BlockManager
+from controller.core.charges import Charges
 from controller.core.encoding import Encoding
 from controller.core.generation import Generation
 from controller.core.limits import BatchLimits, Sizing
@@ -92,10 +93,17 @@ class BatchManager:
         self._generation.add(samples[0], list(samples[1:]))
 
     def add_items(
-        self, request_id: str, task: Task, items: Items[EncodeItem], priority: int, *, opened: int = 0
+        self,
+        request_id: str,
+        task: Task,
+        items: Items[EncodeItem],
+        priority: int,
+        *,
+        opened: int = 0,
+        charges: Charges | None = None,
     ) -> None:
-        """Queue the inputs of a discriminative request, the one that was `opened` then."""
-        self._encoding.add(request_id, task, items, priority, opened)
+        """Queue the inputs of a discriminative request, the one that was `opened` then; they add to its charges."""
+        self._encoding.add(request_id, task, items, priority, opened=opened, charges=charges or Charges())
 
     def drop_items(self, request_id: str) -> None:
         """Forget the inputs that wait of a request; sequences are dropped by their ends."""
@@ -105,11 +113,13 @@ class BatchManager:
         """Take back what a sequence held whose end is known, once none of its batches is in flight."""
         self._generation.ended(sequence)
 
-    def settled(self, sequence: Sequence, num_computed: int) -> None:
-        """Note that a batch of a sequence is acknowledged, and so the keys and values of its first tokens."""
-        sequence.num_unacknowledged -= 1
-        if sequence.blocks:
-            self.memory.publish(sequence, num_computed)
+    def settled(self, sequences: Items[Sequence], num_computed: Items[int]) -> None:
+        """Note that a batch of sequences is acknowledged, and so the keys and values of their first tokens."""
+        size = self.blocks.block_size
+        for sequence, count in zip(sequences, num_computed, strict=True):
+            sequence.num_unacknowledged -= 1
+            if count >= (sequence.num_findable + 1) * size and sequence.blocks:  # another block is full: now and then
+                self.memory.publish(sequence, count)
 
     def read(self, sequence: Sequence, num_tokens: int) -> None:
         """Note how much of a sequence its client has."""

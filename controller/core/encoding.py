@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from controller.core.batch import Batch, EncodeEntry
+from controller.core.charges import Charges
 from controller.core.pace import Pace
 from controller.core.queues import PriorityQueue
 from controller.core.requests import EncodeItem
@@ -53,15 +54,24 @@ class Encoding:
         """Tasks with inputs that wait."""
         return {task for task, count in self.num_queued.items() if count}
 
-    def add(self, request_id: str, task: Task, items: Items[EncodeItem], priority: int, opened: int) -> None:
-        """Queue the inputs of a request, the one that was `opened` then."""
+    def add(
+        self,
+        request_id: str,
+        task: Task,
+        items: Items[EncodeItem],
+        priority: int,
+        *,
+        opened: int,
+        charges: Charges,
+    ) -> None:
+        """Queue the inputs of a request, the one that was `opened` then; they add to its charges."""
         num_tokens = sum(len(item.token_ids) for item in items)
         asked = self._asked[request_id] = _Asked(task, priority, len(items), num_tokens)
         self.num_queued_tokens += num_tokens
         self.num_queued[task] += len(items)
         self._queued_tokens[task, -priority] += num_tokens
         for number, item in enumerate(items):
-            entry = EncodeEntry(request_id=request_id, item=number, opened=opened)
+            entry = EncodeEntry(request_id=request_id, item=number, opened=opened, charges=charges)
             self._queues[task].push(_Waiting(entry=entry, item=item, asked=asked), (-priority, opened, number))
 
     def num_tokens_ahead(self, task: Task, priority: int) -> int:

@@ -14,6 +14,7 @@ from controller.core.sequence_memory import Appends, SequenceMemory
 from liger.domain import BatchKind
 
 _ORDER: Final = attrgetter("order")
+_FEW: Final = 16  # sequences that stand for all where a mean need not be exact
 _MOST_LATER: Final = 64  # sequences that are passed over when others are admitted
 
 
@@ -147,23 +148,26 @@ class Generation:
 
     def decode(self, batch_id: int, slot: int, *, beside_others: bool) -> Batch | None:
         """Form a batch of the next token of each sequence that can go on; None if none should now."""
-        free = sorted(self._decodable(), key=_ORDER)
-        size = self._group_size(free, beside_others=beside_others) if free else 0
-        appends, taken = Appends(), list[Sequence]()
+        decoding = [each for each in self._memory.running if self._can_draw(each)]
+        free = sorted([each for each in decoding if not each.in_batch], key=_ORDER)
+        size = self._group_size(free, len(decoding), beside_others=beside_others) if free else 0
+        appends, taken, positions = Appends(), list[Sequence](), list[int]()
         for sequence in free:
             if len(taken) == size:
                 break
             place = sequence.next_position
-            if sequence.state is SequenceState.RUNNING and self._reserve(sequence, place, place + 1, appends):
+            if place < sequence.num_ready or (
+                sequence.state is SequenceState.RUNNING and self._reserve(sequence, place, place + 1, appends)
+            ):
                 taken.append(sequence)
+                positions.append(place)
         if not taken:
             return None
-        batch = decode_batch(batch_id, slot, taken, appends)
         for sequence in taken:
             sequence.num_drawn += 1
             _join(sequence)
         self._num_decoding += 1
-        return batch
+        return decode_batch(batch_id, slot, taken, positions, appends)
 
     def published(self, *, is_decode: bool) -> None:
         """Count a decode batch off whose last segment is published."""
@@ -171,7 +175,7 @@ class Generation:
 
     def can_decode(self) -> bool:
         """Whether any sequence can go on."""
-        return next(self._decodable(), None) is not None
+        return any(not each.in_batch and self._can_draw(each) for each in self._memory.running)
 
     @property
     def is_decoding(self) -> bool:
@@ -223,11 +227,12 @@ class Generation:
         self.num_queued_tokens -= sequence.num_queued_tokens
         self._queued_tokens[sequence.order[0]] -= sequence.num_queued_tokens
 
-    def _decodable(self) -> Iterator[Sequence]:
+    def _can_draw(self, sequence: Sequence) -> bool:
+        """Whether tokens of a running sequence are left to draw now, once it is in no batch; asked for every token."""
         return (
-            sequence
-            for sequence in self._memory.running
-            if not sequence.in_batch and sequence.is_decoding and not self._is_far_ahead(sequence)
+            sequence.num_prefilled == sequence.num_to_prefill
+            and sequence.num_drawn < sequence.work.max_tokens
+            and sequence.num_drawn - sequence.num_read < self._limits.max_unread_tokens
         )
 
     def _is_far_ahead(self, sequence: Sequence) -> bool:
@@ -240,12 +245,18 @@ class Generation:
             if each.state is SequenceState.RUNNING and each.num_prefilled < each.num_to_prefill
         )
 
-    def _group_size(self, free: list[Sequence], *, beside_others: bool) -> int:
-        """Return how many of the sequences that could decode now should, so that all run in as many batches as pay."""
+    def _group_size(self, free: list[Sequence], total: int, *, beside_others: bool) -> int:
+        """Return how many of the sequences that could decode now should, so that all run in as many batches as pay.
+
+        Args:
+            free: Those that could.
+            total: Of them and of those that decode now.
+            beside_others: Whether other work is there.
+        """
         if self._sizing is None:
             return len(free)
-        total = sum(each.is_decoding and not self._is_far_ahead(each) for each in self._memory.running)
-        context = sum(sequence.next_position for sequence in free) // len(free)
+        some = free[:: -(-len(free) // _FEW)]
+        context = sum(sequence.next_position for sequence in some) // len(some)
         num_groups = self._sizing.num_groups(total, context, beside_others=beside_others)
         if self._num_decoding >= num_groups:
             return 0  # they join the sequences that decode now, when these are done

@@ -3,6 +3,7 @@
 import heapq
 from dataclasses import dataclass, field
 
+from controller.core.charges import Charges
 from controller.core.events import RequestAccount
 from controller.core.pace import Pace
 from controller.core.requests import Request
@@ -20,11 +21,8 @@ class Entry:
     opened: int  # its place among all requests of the epoch; ids may come again
     sequences: list[Sequence] = field(default_factory=list)  # by sample
     num_items_left: int = 0
-    published_ns: int | None = None  # first segment
+    charges: Charges = field(default_factory=Charges)
     first_ns: int | None = None  # first token, or the result
-    compute_ns: int = 0
-    exposed_ns: int = 0
-    depth: int = 0
     prompt_logprobs: list[Logprob] = field(default_factory=list)  # as far as they are there
 
     @property
@@ -35,7 +33,8 @@ class Entry:
     def account(self, now_ns: int, pace: Pace) -> RequestAccount:
         """Return what it has cost; what the prefix cache saved is by the ranks' pace."""
         num_cached = self.sequences[0].num_cached if self.sequences else 0
-        published = now_ns if self.published_ns is None else self.published_ns
+        charges = self.charges
+        published = now_ns if charges.published_ns is None else charges.published_ns
         first = now_ns if self.first_ns is None else self.first_ns
         return RequestAccount(
             num_prompt_tokens=self.request.num_tokens,
@@ -43,9 +42,9 @@ class Entry:
             queue_ns=published - self.submitted_ns,
             prefill_ns=first - published,
             decode_ns=now_ns - first,
-            compute_ns=self.compute_ns,
-            exposed_ns=self.exposed_ns,
-            depth=self.depth,
+            compute_ns=charges.compute_ns,
+            exposed_ns=charges.exposed_ns,
+            depth=charges.depth,
             num_cached_tokens=num_cached,
             saved_prefill_ns=round(pace.share_ns(BatchKind.PREFILL, num_cached)),
         )
@@ -68,7 +67,8 @@ class Ledger:
     def open(self, request: Request, now_ns: int) -> Entry:
         """Begin an entry."""
         self._num_opened += 1
-        entry = Entry(request=request, submitted_ns=now_ns, opened=self._num_opened)
+        charges = Charges(deadline_ns=request.deadline_ns)
+        entry = Entry(request=request, submitted_ns=now_ns, opened=self._num_opened, charges=charges)
         self._entries[request.request_id] = entry
         if request.deadline_ns is not None:
             heapq.heappush(self._deadlines, (request.deadline_ns, entry.opened, request.request_id))

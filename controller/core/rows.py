@@ -49,11 +49,13 @@ def prefill_batch(batch_id: int, slot: int, chunks: Items[Chunk], appends: Appen
     )
 
 
-def decode_batch(batch_id: int, slot: int, sequences: Items[Sequence], appends: Appends) -> Batch:
-    """Return the batch of the next token of some sequences."""
+def decode_batch(
+    batch_id: int, slot: int, sequences: Items[Sequence], positions: Items[int], appends: Appends
+) -> Batch:
+    """Return the batch of the next token of some sequences, at those places."""
     rows = DecodeRows(
         rows=tuple([sequence.row for sequence in sequences]),
-        positions=tuple([sequence.next_position for sequence in sequences]),
+        positions=tuple(positions),
         appends=appends.done(),
     )
     start = start_of(batch_id, BatchKind.DECODE, slot, rows)

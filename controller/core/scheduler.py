@@ -116,11 +116,18 @@ class Scheduler:
         entry = self._ledger.open(request, now_ns)
         match request.work:
             case GenerateWork() as work:
-                entry.sequences = samples_of(request, work, entry.opened)
+                entry.sequences = samples_of(request, work, entry.opened, entry.charges)
                 self._batches.add_samples(entry.sequences)
             case EncodeWork(items=items):
                 entry.num_items_left = len(items)
-                self._batches.add_items(request.request_id, request.task, items, request.priority, opened=entry.opened)
+                self._batches.add_items(
+                    request.request_id,
+                    request.task,
+                    items,
+                    request.priority,
+                    opened=entry.opened,
+                    charges=entry.charges,
+                )
 
     def cancel(self, request_id: str, sample: int | None, reason: FinishReason, now_ns: int) -> list[Event]:
         """End a request, or one sample of it, at the next window; unknown ids are ignored (it may just have ended)."""
@@ -220,9 +227,8 @@ class Scheduler:
         """Return the time until the nearest deadline of the oldest batch's requests."""
         if self._ledger.next_deadline_ns() is None:
             return None
-        entries = [self._ledger.find(each) for batch in self._in_flight[:1] for each in batch.request_ids]
-        deadlines = [entry.request.deadline_ns for entry in entries if entry and entry.request.deadline_ns is not None]
-        return min(deadlines) - now_ns if deadlines else None
+        nearest_ns = self._in_flight[0].deadline_ns if self._in_flight else None
+        return None if nearest_ns is None else nearest_ns - now_ns
 
     def _window(self, plan: Plan) -> Window:
         self.num_windows += 1
@@ -265,11 +271,11 @@ class Scheduler:
         self._observer.published(window.number, plan)
 
     def _mark_published(self, batch: Batch, now_ns: int) -> None:
-        for request_id in batch.request_ids:
-            entry = self._ledger.find(request_id)
-            if entry is not None:
-                entry.depth = max(entry.depth, len(self._in_flight))
-                entry.published_ns = now_ns if entry.published_ns is None else entry.published_ns
+        depth = len(self._in_flight)
+        for one in batch.charges:
+            one.depth = max(one.depth, depth)
+            if one.published_ns is None:
+                one.published_ns = now_ns
 
     def _share(self, batch: Batch, num_segments: int) -> float:
         return num_segments / len(self._planner.forwards[batch.kind])
@@ -286,8 +292,6 @@ class Scheduler:
         ):
             share = self._share(batch, advance)
             self._batches.sharing.acknowledged(batch, share, predicted_ns, compute_ns + exposed_ns)
-            for request_id in batch.request_ids:
-                entry = self._ledger.find(request_id)
-                if entry is not None:
-                    entry.compute_ns += compute_ns
-                    entry.exposed_ns += exposed_ns
+            for one in batch.charges:
+                one.compute_ns += compute_ns
+                one.exposed_ns += exposed_ns

@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Final
 
 from controller.core.block_manager import block_digests
+from controller.core.charges import Charges
 from controller.core.events import Stream
 from controller.core.queues import Order
 from controller.core.requests import GenerateWork, Request
@@ -48,12 +49,14 @@ class Sequence:
     work: GenerateWork
     sampling: Sampling
     stream: Stream | None = None  # by which its gateway knows it
+    charges: Charges = field(default_factory=Charges)  # its request's
     order: Order = (0, 0, 0)  # lower goes first
     followers: list["Sequence"] = field(default_factory=list)  # samples that begin with this one's first token
     state: SequenceState = SequenceState.WAITING
     row: int = 0  # of the sequence table, while it holds one
     blocks: list[int] = field(default_factory=list)  # its block table
     num_told: int = 0  # of them known to the ranks
+    num_ready: int = 0  # tokens, of which those that come next can be written: their blocks are known and its own
     num_to_prefill: int = 0  # tokens that chunks compute: those known when it began to run
     num_prefilled: int = 0  # of them found in the prefix cache or in published batches
     num_drawn: int = 0  # output tokens in published batches
@@ -130,7 +133,7 @@ class Sequence:
     def begin(self, row: int, cached: tuple[int, ...], block_size: int) -> None:
         """Run, with a row and the blocks that the prefix cache holds of it."""
         self.advance(SequenceState.RUNNING)
-        self.row, self.blocks = row, list(cached)
+        self.row, self.blocks, self.num_ready = row, list(cached), 0
         self.num_to_prefill, self.num_drawn = self.num_known, len(self.output)
         self.num_prefilled, self.num_findable = len(cached) * block_size, len(cached)
         if not self.has_run:
@@ -156,11 +159,13 @@ class Sequence:
 
     def take(self, token_id: int) -> FinishReason | None:
         """Commit one output token and end if it is the last; return why it ended."""
-        self.output.append(token_id)
-        may_stop = len(self.output) > self.work.min_tokens or self.work.constraint is not None  # a grammar outranks it
-        if token_id in self.work.stop_token_ids and may_stop:
+        output, work = self.output, self.work
+        output.append(token_id)
+        if token_id in work.stop_token_ids and (  # a grammar outranks the fewest tokens
+            len(output) > work.min_tokens or work.constraint is not None
+        ):
             self.end(FinishReason.STOP)
-        elif len(self.output) == self.work.max_tokens:
+        elif len(output) == work.max_tokens:
             self.end(FinishReason.LENGTH)
         return self.finish_reason
 
@@ -180,14 +185,15 @@ def start_bytes(work: GenerateWork, sampling: Sampling) -> int:
     return _START_BYTES + _BIAS_BYTES * len(sampling.logit_bias) + _ID_BYTES * ids + text
 
 
-def samples_of(request: Request, work: GenerateWork, opened: int) -> list[Sequence]:
-    """Return the samples of a request that was `opened` then."""
+def samples_of(request: Request, work: GenerateWork, opened: int, charges: Charges) -> list[Sequence]:
+    """Return the samples of a request that was `opened` then; their batches add to its charges."""
     num_bytes = start_bytes(work, work.samplings[0])
     return [
         Sequence(
             request_id=request.request_id,
             sample=sample,
             stream=_stream(request, sample),
+            charges=charges,
             work=work,
             sampling=sampling,
             order=(-request.priority, opened, sample),

@@ -112,7 +112,7 @@ class SequenceMemory:
         """Let a follower run on what its leader holds; there is a free row."""
         self.blocks.share(sequence.blocks)
         follower.begin(self._free_rows.pop(), tuple(sequence.blocks), self.blocks.block_size)
-        follower.num_told = len(follower.blocks)
+        sequence.num_ready, follower.num_told = 0, len(follower.blocks)  # they share the last block
         follower.num_prefilled = follower.num_to_prefill = sequence.num_to_prefill
         follower.num_findable, follower.num_cached = 0, 0
         self.running.append(follower)
@@ -122,10 +122,10 @@ class SequenceMemory:
 
         Sequences that are newer may be preempted for it. False (and nothing changes for it) if it must wait.
         """
+        if stop <= sequence.num_ready:
+            return True
         blocks, table = self.blocks, sequence.blocks
         place = start // blocks.block_size
-        if stop <= sequence.num_told * blocks.block_size and not blocks.is_shared(table[place]):
-            return True  # the ranks know the block: so it is for most tokens
         copies = place < len(table) and blocks.is_shared(table[place])
         missing = max(0, blocks.blocks_for(stop) - len(table))
         if (missing or copies) and not self._make_room(sequence, missing + copies):
@@ -142,6 +142,7 @@ class SequenceMemory:
             appends.counts.append(len(table) - sequence.num_told)
             appends.blocks.extend(table[sequence.num_told :])
             sequence.num_told = len(table)
+        sequence.num_ready = len(table) * blocks.block_size  # blocks behind `place` are its own, too
         return True
 
     def _copy(self, sequence: Sequence, place: int, appends: Appends) -> None:
@@ -175,6 +176,7 @@ class SequenceMemory:
         self._computed(sequence, len(sequence.digests))
         if self._hungry is sequence:
             self._hungry = None
+        sequence.num_ready = 0
         self.release_if_over(sequence)
 
     def release_if_over(self, sequence: Sequence) -> None:

@@ -36,8 +36,7 @@ class Settlement:
             return self._settle_items(batch, result, now_ns)
         drawing = batch.drawing
         self._check_counts(batch, drawing, result)
-        for sequence, num_computed in zip(batch.sequences, _computed(batch), strict=True):
-            self._batches.settled(sequence, num_computed)
+        self._batches.settled(batch.sequences, _computed(batch))
         self._keep_prompt_logprobs(batch, result.prompt_logprobs)
         events = self._take_all(drawing, result, now_ns)
         for sequence in batch.sequences:

@@ -49,6 +49,7 @@ async def test_the_controller_gets_the_request_as_the_contract_says(gateway: Gat
     request = pb.GenerateRequest(
         request_id="full",
         model="chat",
+        first_stream=1,
         priority=-3,
         token_ids=types_pb2.TokenIds(ids=[5, 6]),
         sampling=types_pb2.SamplingParameters(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, seed=2**64 - 1),
