@@ -1,5 +1,6 @@
 """`python -m bench.gpu`: measure, print and save."""
 
+import asyncio
 import shutil
 import sys
 import tempfile
@@ -13,10 +14,12 @@ from bench.ending import exit_code_of
 from bench.gpu.launch import RankCommand, Ranks
 from bench.gpu.report import describe_row, tables
 from bench.gpu.results import Results
+from bench.gpu.service import ServiceBed, ServiceBench
 from bench.gpu.settings import Settings, parse_orders
 from bench.gpu.testbed import describe, environment, find_gpus, partitions
 from liger.errors import LigerError
 
+_SERVICE_S: Final = 240.0  # kept for the service at the end, of a long run
 _RANK_PARTS: Final = frozenset({"profile", "data-plane", "decode"})
 
 
@@ -36,6 +39,7 @@ def _measure_all(settings: Settings, gpus: tuple[str, ...], path: Path | None) -
     with _partitioned(settings, gpus) as (partition, note):
         testbed = describe(settings, gpus, is_partitioned=bool(partition), note=note)
         results = Results(settings, testbed, path)
+        results.save()
         print(f"{testbed.name}; link {testbed.link}{f'; {note}' if note else ''}", flush=True)
         try:
             if _RANK_PARTS & set(settings.parts):
@@ -64,6 +68,7 @@ def _run_ranks(
     settings: Settings, num_gpus: int, partition: Mapping[str, str], results: Results, until_s: float
 ) -> None:
     began_s = time.time()
+    kept_s = min(_SERVICE_S, settings.limit_s / 3) if "service" in settings.parts else 0.0
     folder = tempfile.mkdtemp(prefix="liger-bench-gpu-")
 
     def tell(rank: int, line: str) -> None:
@@ -77,7 +82,7 @@ def _run_ranks(
     commands = [
         RankCommand(
             module="bench.gpu.rank",
-            arguments=(folder, str(rank), str(num_gpus), repr(until_s), settings.to_json()),
+            arguments=(folder, str(rank), str(num_gpus), repr(until_s - kept_s), settings.to_json()),
             environ=environment(settings, rank, num_gpus=num_gpus, partition=partition),
         )
         for rank in range(settings.ranks)
@@ -92,7 +97,33 @@ def _run_ranks(
 def _run_service(
     settings: Settings, num_gpus: int, partition: Mapping[str, str], results: Results, until_s: float
 ) -> None:
-    raise NotImplementedError
+    began_s = time.time()
+    folder = Path(tempfile.mkdtemp(prefix="liger-bench-gpu-"))
+
+    def tell(line: str) -> None:
+        print(f"{time.time() - began_s:5.0f} s  {line}", flush=True)
+
+    def note(row: dict[str, object]) -> None:
+        results.add("service", row)
+        tell(describe_row("service", row))
+
+    bed = ServiceBed(
+        settings=settings,
+        num_gpus=num_gpus,
+        partition=partition,
+        folder=folder,
+        planes=results.rows["data_plane"],
+        tell=tell,
+    )
+
+    async def run() -> None:
+        async with asyncio.timeout(max(until_s - time.time(), 1.0)):
+            await ServiceBench(bed, note).run()
+
+    try:
+        asyncio.run(run())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Rows (b): batches of whole inputs, one at a time and interleaved, and what hides how much of the communication."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Final
 
 import torch
@@ -10,17 +11,20 @@ from bench.gpu.figures import PlaneTimes, plane_figures
 from bench.gpu.flow import Track
 from bench.gpu.measured import Bench, encode_shape
 from bench.gpu.plain_llama import PlainLlama, relative_error
-from bench.gpu.rank_engine import NULL, WHOLE, Running, exchange_name, memory_bytes, serial_names
+from bench.gpu.rank_engine import Running, memory_bytes
 from bench.gpu.shapes import VOCABULARY_SIZE, input_lengths
+from bench.gpu.testbed import exchange_name, serial_names
 from bench.gpu.timing import Contestant, Steady, measure_in_turn, run_flow, settle
 from bench.gpu.weights import MadeSlices
+from bench.gpu.words import NULL, SYMMETRIC, WHOLE
 from liger.domain import BatchKind, Pooling, PoolOutput
 from liger.schedule import BatchOutcome, BatchRows, EncodeRows
 
 _NUM_DIMENSIONS: Final = 8  # of each vector that timed batches give: reading them must cost nothing
 _MOST_CHECKED_TWICE: Final = 2048  # tokens up to which slots get different inputs when results are checked
 _FIT: Final = 0.9  # of a device's memory that a model's weights may take
-_ROW_S: Final = 20.0  # that a row may take, about
+_CHECK_S: Final = 10.0  # that the reference and the check may take, about
+_NUM_FLOWS: Final = 1.5  # that a timed flow comes to with all that is around it, warm-ups apart
 
 
 class DataPlane:
@@ -40,17 +44,27 @@ class DataPlane:
         """Measure every size that there is time for, and record its row."""
         bench = self._bench
         for num_tokens in bench.settings.tokens:
-            if not bench.meeting.has_time_for(_ROW_S):
+            if not bench.meeting.has_time_for(self._row_s(num_tokens)):
                 bench.meeting.tell(f"{bench.name} {num_tokens} tokens: left out, the time is over")
                 continue
-            bench.meeting.record("data_plane", self._row(num_tokens))
+            row = bench.meeting.attempt(f"{bench.name} {num_tokens} tokens", partial(self._row, num_tokens))
+            if row is not None:
+                bench.meeting.record("data_plane", row)
+
+    def _row_s(self, num_tokens: int) -> float:
+        """Return how long a row may take, about."""
+        bench, shape = self._bench, encode_shape(num_tokens)
+        names = serial_names(bench.settings, num_devices=bench.num_devices)
+        num_flows = (3 + len(names) + len(bench.settings.depths)) * (bench.settings.rounds + 2)
+        flow_s = bench.num_batches(shape, 2) * bench.alone_ns(shape) / 1e9
+        return _CHECK_S + _NUM_FLOWS * num_flows * flow_s
 
     def _row(self, num_tokens: int) -> dict[str, object]:
         bench, settings = self._bench, self._bench.settings
         contestants = self._contestants(num_tokens)
         runs = measure_in_turn(contestants, bench.clock, bench.meeting, settings.rounds)
-        found = {one.name: settle(runs[one.name], one.depth, bench.meeting) for one in contestants}
-        errors = self._errors(num_tokens)
+        found = {one.name: settle(runs[one.name], one.depth, bench.meeting) for one in contestants if one.name in runs}
+        errors = self._errors(num_tokens, set(found))
         times = self._times(found)
         figures = plane_figures(
             times, num_ranks=settings.ranks, exchange=self._exchange, fits_one=self._fits_one
@@ -111,16 +125,18 @@ class DataPlane:
     def _contestant(self, name: str, running: Running, num_tokens: int, depth: int) -> Contestant:
         tracks = [encode_track(slot, num_tokens, _NUM_DIMENSIONS) for slot in range(depth)]
         number = self._bench.num_batches(encode_shape(num_tokens), depth)
-        return self._bench.flows(running).contestant(name, tracks, depth=depth, num_batches=number)
+        return self._bench.flows(running).contestant(
+            name, tracks, depth=depth, num_batches=number, is_optional=running.name in SYMMETRIC
+        )
 
-    def _errors(self, num_tokens: int) -> dict[str, float]:
+    def _errors(self, num_tokens: int, able: Collection[str]) -> dict[str, float]:
         """Return how far whole hidden states are off the float32 reference, by how they were computed; on rank 0."""
         bench = self._bench
         depth = max(bench.settings.depths)
         variants = 2 if num_tokens <= _MOST_CHECKED_TWICE else 1
         tracks = [encode_track(slot, num_tokens, 0, variant=slot % variants) for slot in range(depth)]
         names = serial_names(bench.settings, num_devices=bench.num_devices)
-        engines = [(name, running, 1) for name in names if (running := bench.engines.find(name))]
+        engines = [(name, bench.engines.get(name), 1) for name in names if f"serial {name}" in able]
         engines += [(self._exchange, bench.exchange, 1), (f"interleaved {depth}", bench.exchange, depth)]
         given: dict[str, dict[int, list[BatchOutcome]]] = {}
         for name, running, each in engines:

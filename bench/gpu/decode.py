@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Final
@@ -51,7 +52,9 @@ class Decode:
             if not bench.meeting.has_time_for(_ROW_S):
                 bench.meeting.tell(f"{bench.name} {size} sequences: left out, the time is over")
                 continue
-            bench.meeting.record("decode", self._row(size))
+            row = bench.meeting.attempt(f"{bench.name} {size} sequences", partial(self._row, size))
+            if row is not None:
+                bench.meeting.record("decode", row)
 
     def _row(self, size: int) -> dict[str, object]:
         settings = self._bench.settings

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
-from bench.gpu.meeting_words import RECORD
+from bench.gpu.words import RECORD
 from liger.errors import UnavailableError
 
 _POLL_S: Final = 0.2

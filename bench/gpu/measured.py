@@ -1,6 +1,5 @@
 """What the ranks of one shape know together: their engines, and the costs that all of them plan with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.gpu.flow import Flow, Laid, Track
@@ -64,13 +63,7 @@ class Flows:
         self._by_depth: dict[int, Flow] = {}
 
     def contestant(
-        self,
-        name: str,
-        tracks: list[Track],
-        *,
-        depth: int,
-        num_batches: int,
-        begin: Callable[[], tuple[tuple[SequenceStart, ...], tuple[int, ...]]] = lambda: ((), ()),
+        self, name: str, tracks: list[Track], *, depth: int, num_batches: int, is_optional: bool = False
     ) -> Contestant:
         """Return one way to run some tracks on the engine.
 
@@ -79,14 +72,13 @@ class Flows:
             tracks: What it runs.
             depth: Batches in flight.
             num_batches: Of a flow.
-            begin: Gives the sequences that begin and the rows that end with the next flow.
+            is_optional: Whether it is left out if it cannot run.
         """
 
         def lay() -> list[Laid]:
-            starts, ends = begin()
-            return self.lay(tracks, depth=depth, num_batches=num_batches, begin=starts, end=ends)
+            return self.lay(tracks, depth=depth, num_batches=num_batches)
 
-        return Contestant(name=name, running=self.running, lay=lay, depth=depth)
+        return Contestant(name=name, running=self.running, lay=lay, depth=depth, is_optional=is_optional)
 
     def lay(
         self,

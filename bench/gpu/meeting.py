@@ -3,20 +3,21 @@
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch.distributed
 
-from bench.gpu.meeting_words import RECORD
+from bench.gpu.words import RECORD
 from liger.errors import LigerError
 from worker.communicator.gloo import GlooCommunicator
 from worker.communicator.local import LocalCommunicator
 from worker.profiler.agreement import Agreement
 
 _DIST: Final[Any] = torch.distributed  # torch's stubs leave the stores out
-_LIMIT_S: Final = 300.0  # longest wait for the others: one may compute a reference, or draw weights
+_LIMIT_S: Final = 180.0  # longest wait for the others: one may compute a reference, or draw weights
 _WELL: Final = "well"  # told instead of a failure
 ResultT = TypeVar("ResultT")
 
@@ -71,6 +72,7 @@ class Meeting:
             result = work()
         except (LigerError, RuntimeError) as error:
             failure = (error.message if isinstance(error, LigerError) else str(error)) or type(error).__name__
+            traceback.print_exc(file=sys.stdout)
         failures = [text for text in self._agreement.texts(failure) if text != _WELL]
         if failures:
             self.tell(f"left out: {what}: {failures[0].splitlines()[0]}")

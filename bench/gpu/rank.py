@@ -12,9 +12,9 @@ from bench.gpu.decode import Decode
 from bench.gpu.measured import Bench
 from bench.gpu.meeting import Meeting
 from bench.gpu.profile import profile_rows
-from bench.gpu.rank_engine import Engines, exchange_name, make_clock
+from bench.gpu.rank_engine import Engines, make_clock
 from bench.gpu.settings import Settings
-from bench.gpu.testbed import device_of
+from bench.gpu.testbed import device_of, exchange_name
 from controller.core.cost_model import CostModel
 from liger.errors import LigerError
 from liger.lifecycle import EXIT_FAILED
@@ -36,7 +36,6 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-@torch.inference_mode()
 def _run(settings: Settings, meeting: Meeting, folder: Path, num_devices: int) -> None:
     device = device_of(settings, meeting.rank, num_devices)
     if device != "cpu":

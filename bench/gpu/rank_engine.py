@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from bench.gpu.meeting import Meeting
 from bench.gpu.settings import Settings
 from bench.gpu.shapes import SHAPES, model_config
-from bench.gpu.symmetric import ONE_SHOT, TWO_SHOT, SymmetricCommunicator
+from bench.gpu.symmetric import SymmetricCommunicator
 from bench.gpu.weights import make_shard
+from bench.gpu.words import SYMMETRIC, WHOLE
 from controller.core.cost_model import CostModel
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
@@ -32,13 +33,9 @@ from worker.memory import GIB
 from worker.rank import JoinPlan, Progress
 from worker.shards.shard import Shard
 
-NULL: Final = "null"
-WHOLE: Final = "whole"
-"""Name of the unsplit model on each rank by itself."""
 NUM_SLOTS: Final = 4
 BLOCK_SIZE: Final = 16
 _EXCHANGE_LIMIT_S: Final = 60.0
-_SYMMETRIC: Final = (ONE_SHOT, TWO_SHOT)
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ShardKey = tuple[int, int, range]
 
@@ -237,7 +234,7 @@ class Engines:
     def _start(self, name: str) -> Running:
         tp_size = 1 if name == WHOLE else self._settings.ranks
         config = self._config(name, tp_size)
-        symmetric = name if name in _SYMMETRIC else ""
+        symmetric = name if name in SYMMETRIC else ""
         engine = MadeEngine(
             config, self._shards, seed=self._settings.seed, symmetric=symmetric, meeting=self._meeting
         )  # fmt: skip
@@ -258,7 +255,7 @@ class Engines:
 
     def _config(self, name: str, tp_size: int) -> WorkerConfig:
         settings = self._settings
-        shown = "auto" if name == WHOLE else "nccl" if name in _SYMMETRIC else name
+        shown = "auto" if name == WHOLE else "nccl" if name in SYMMETRIC else name
         return WorkerConfig(
             model_folder=self._folder,
             model_name=self._name,
@@ -309,22 +306,6 @@ def torch_device(device: str) -> torch.device:
 def make_clock(device: str) -> Clock:
     """Return the clock of a device."""
     return HostClock() if device == "cpu" else DeviceClock()
-
-
-def serial_names(settings: Settings, *, num_devices: int) -> tuple[str, ...]:
-    """Return the communicators of serial tensor parallelism beside the exchange that interleaving uses.
-
-    On one GPU NCCL goes over sockets and symmetric memory over the GPU's own, so neither is a baseline; where the link
-    is staged in host memory there is no symmetric memory.
-    """
-    if settings.device == "cpu" or num_devices < settings.ranks or settings.ranks == 1:
-        return ()
-    return ("nccl",) if settings.link == "host" else ("nccl", *_SYMMETRIC)
-
-
-def exchange_name(settings: Settings) -> str:
-    """Return the communicator of interleaving."""
-    return settings.exchange or ("gloo" if settings.device == "cpu" else "copy-engine")
 
 
 def memory_bytes(device: str) -> int:

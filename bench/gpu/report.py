@@ -35,6 +35,7 @@ _DECODE: Final = (
     ("P90 mixed/serial", "mixed_p90_ratio", 2),
 )
 _SERVICE: Final = (
+    ("load", "load", 0),
     ("strategy", "strategy", 0),
     ("point", "label", 0),
     ("rate", "rate", 1),

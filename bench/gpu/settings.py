@@ -12,6 +12,7 @@ from bench.gpu.shapes import SHAPES
 PARTS: Final = ("profile", "data-plane", "decode", "service")
 LINKS: Final = ("auto", "host")
 DEVICES: Final = ("cuda", "cpu")
+STRATEGIES: Final = ("tensor", "pipeline", "interleaved")
 DTYPES: Final = ("bfloat16", "float16", "float32")
 MAX_RANKS: Final = 8
 _TEXT: Final = """\
@@ -45,6 +46,8 @@ class Settings:
     limit_s: float  # of the whole run
     profile_limit_s: float
     service_layers: int
+    service_tokens: int  # of a batch
+    service_strategies: tuple[str, ...]
     service_seconds: float  # of a point
     seed: int
 
@@ -105,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument("--context", type=int, default=1024, metavar="N", help=f"tokens behind each that decodes {given}")
     work.add_argument("--chunk", type=int, default=512, metavar="N", help=f"tokens prefilled beside decodes {given}")
     work.add_argument("--profile-limit-s", type=float, default=20.0, metavar="S", help=f"of each shape {given}")
-    work.add_argument("--service-layers", type=int, default=8, metavar="N", help=f"of the served model {given}")
+    work.add_argument("--service-layers", type=int, default=16, metavar="N", help=f"of the served model {given}")
+    work.add_argument("--service-tokens", type=int, default=2048, metavar="N", help=f"of its batches at most {given}")
+    work.add_argument("--service-strategies", type=_names, default=["tensor", "interleaved"], metavar="NAMES")
     work.add_argument("--service-seconds", type=float, default=6.0, metavar="S", help=f"of each point {given}")
     work.add_argument("--seed", type=int, default=0, metavar="N", help=given)
     work.add_argument("--limit-s", type=float, default=1500.0, metavar="S", help=f"of the whole run {given}")
@@ -126,13 +131,21 @@ def _counts(text: str) -> list[int]:
 
 
 def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
-    for flag, names, known in (("--shapes", settings.shapes, tuple(SHAPES)), ("--parts", settings.parts, PARTS)):
+    for flag, names, known in (
+        ("--shapes", settings.shapes, tuple(SHAPES)),
+        ("--parts", settings.parts, PARTS),
+        ("--service-strategies", settings.service_strategies, STRATEGIES),
+    ):
         if not names or not set(names) <= set(known):
             parser.error(f"{flag} takes {', '.join(known)}, with commas between")
     if not 1 <= settings.ranks <= MAX_RANKS:
         parser.error(f"--ranks must be 1 to {MAX_RANKS}")
     counts = (*settings.tokens, *settings.decode_sizes, settings.layers, settings.rounds, settings.context)
-    if not settings.tokens or not settings.decode_sizes or min(*counts, settings.chunk, settings.service_layers) < 1:
+    if (
+        not settings.tokens
+        or not settings.decode_sizes
+        or min(*counts, settings.chunk, settings.service_layers, settings.service_tokens) < 1
+    ):
         parser.error("counts must be at least 1")
     if min(settings.decode_sizes) < 2:
         parser.error("--decode-sizes must be at least 2: they are run in two halves")

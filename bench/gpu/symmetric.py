@@ -10,11 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bench.gpu.words import TWO_SHOT
 from liger.errors import GroupFailedError
 from worker.communicator.local import DoneExchange
 
-ONE_SHOT: Final = "symm-one-shot"
-TWO_SHOT: Final = "symm-two-shot"
 _NUM_PLACES: Final = 2  # after attention, after the MLP
 
 

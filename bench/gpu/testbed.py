@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.gpu.settings import Settings
+from bench.gpu.words import SYMMETRIC
 
 _MPS: Final = "nvidia-cuda-mps-control"
 _COMMAND_LIMIT_S: Final = 20.0
@@ -46,6 +47,22 @@ def find_gpus() -> tuple[str, ...]:
 def device_of(settings: Settings, rank: int, num_devices: int) -> str:
     """Return a rank's device, as a worker's config names it. All GPUs stay visible: peers open one another's memory."""
     return "cpu" if settings.device == "cpu" else f"cuda:{rank % max(num_devices, 1)}"
+
+
+def serial_names(settings: Settings, *, num_devices: int) -> tuple[str, ...]:
+    """Return the communicators of serial tensor parallelism beside the exchange that interleaving uses.
+
+    On one GPU NCCL goes over sockets and symmetric memory over the GPU's own, so neither is a baseline; where the link
+    is staged in host memory there is no symmetric memory.
+    """
+    if settings.device == "cpu" or num_devices < settings.ranks or settings.ranks == 1:
+        return ()
+    return ("nccl",) if settings.link == "host" else ("nccl", *SYMMETRIC)
+
+
+def exchange_name(settings: Settings) -> str:
+    """Return the communicator of interleaving."""
+    return settings.exchange or ("gloo" if settings.device == "cpu" else "copy-engine")
 
 
 def describe(settings: Settings, gpus: tuple[str, ...], *, is_partitioned: bool, note: str = "") -> Testbed:

@@ -94,24 +94,35 @@ class Contestant:
     running: Running
     lay: Callable[[], list[Laid]]  # the next flow
     depth: int
+    is_optional: bool = False
 
 
 def measure_in_turn(
     contestants: Sequence[Contestant], clock: Clock, meeting: Meeting, rounds: int
 ) -> dict[str, list[Ran]]:
-    """Run every contestant's flow once a round, in turn; return what was run, by name."""
-    for one in contestants:
-        for _ in range(_NUM_WARM_UPS):
-            meeting.meet()
-            run_flow(one.running, clock, one.lay())
-    found: dict[str, list[Ran]] = {one.name: [] for one in contestants}
+    """Run every contestant's flow once a round, in turn; return what was run, by name.
+
+    An optional one that fails on some rank when it is first run is told of and left out.
+    """
+    able = [one for one in contestants if _warm_up(one, clock, meeting)]
+    found: dict[str, list[Ran]] = {one.name: [] for one in able}
     for number in range(rounds):
-        turn = number % len(contestants)
-        for one in (*contestants[turn:], *contestants[:turn]):
+        turn = number % len(able)
+        for one in (*able[turn:], *able[:turn]):
             laid = one.lay()
             meeting.meet()
             found[one.name].append(run_flow(one.running, clock, laid))
     return found
+
+
+def _warm_up(one: Contestant, clock: Clock, meeting: Meeting) -> bool:
+    def run() -> bool:
+        for _ in range(_NUM_WARM_UPS):
+            meeting.meet()
+            run_flow(one.running, clock, one.lay())
+        return True
+
+    return bool(meeting.attempt(one.name, run)) if one.is_optional else run()
 
 
 def settle(runs: Sequence[Ran], depth: int, meeting: Meeting) -> Steady:
