@@ -6,9 +6,11 @@ from typing import Any, Final
 import torch.distributed
 
 from worker.communicator.base import Communicator, StageLinks
+from worker.communicator.devices import DeviceConnector
 from worker.communicator.gloo import GlooCommunicator
-from worker.communicator.links import GlooLinks
+from worker.communicator.links import Pair, PairLinks
 from worker.communicator.local import LocalCommunicator
+from worker.communicator.memory import ExchangeMemory, PartialMemory
 from worker.communicator.null import NullCommunicator, NullLinks
 from worker.rank import JoinPlan
 
@@ -46,40 +48,62 @@ class Connector:
         store: Rendezvous keys of this epoch alone; None if the group has one rank.
         host: Address of this rank's interface for exchanges.
         limit_s: Longest wait for the other ranks in an exchange, in seconds.
+        kind: How ranks on devices exchange: auto, nccl or copy-engine. CPU ranks do by Gloo.
+        memory: Sizes of activations and their device; None on the CPU.
     """
 
-    def __init__(self, plan: JoinPlan, store: Any, *, host: str, limit_s: float) -> None:
+    def __init__(
+        self,
+        plan: JoinPlan,
+        store: Any,
+        *,
+        host: str,
+        limit_s: float,
+        kind: str = "auto",
+        memory: ExchangeMemory | None = None,
+    ) -> None:
         self._plan = plan
         self._store = store
         self._host = host
         self._limit_s = limit_s
+        self._devices = DeviceConnector(store, kind=kind, limit_s=limit_s, memory=memory) if memory else None
 
     def connect(self, *, is_null: bool = False) -> Connections:
         """Return this rank's connections; null ones exchange nothing.
 
         Raises:
+            ConfigError: The ranks cannot exchange in the way asked for.
             GroupFailedError: The ranks did not find one another within the limit.
         """
-        plan = self._plan
-        stage: Communicator = LocalCommunicator()
+        plan, devices = self._plan, self._devices
+        host: Communicator = LocalCommunicator()
+        stage: Communicator = LocalCommunicator(PartialMemory(devices.memory)) if devices else host
         if plan.tp_size > 1:
-            stage = self._open(f"stage/{plan.pp_stage}", plan.tp_rank, plan.tp_size)
+            host = self._open(f"stage/{plan.pp_stage}", plan.tp_rank, plan.tp_size)
+            stage = host
+            if devices is not None:
+                stage = devices.stage(f"device/{plan.pp_stage}", plan.tp_rank, plan.tp_size)
             stage = NullCommunicator(stage) if is_null else stage
-        return Connections(stage=stage, links=NullLinks() if is_null else self._link(), host=stage)
+            host = host if devices is not None else stage
+        return Connections(stage=stage, links=NullLinks() if is_null else self._link(), host=host)
 
-    def _link(self) -> GlooLinks:
+    def _link(self) -> PairLinks:
         """Open the ways in the same order on all ranks, as each waits for its other end."""
         plan = self._plan
-        outgoing, incoming = {}, {}
+        outgoing: dict[int, Pair] = {}
+        incoming: dict[int, Pair] = {}
         last = plan.pp_size - 1
         ways = [(stage, stage + 1) for stage in range(last)] + ([(last, 0)] if last else [])
         for source, target in ways:
             name = f"link/{source}/{target}/{plan.tp_rank}"
             if source == plan.pp_stage:
-                outgoing[target] = self._open(name, 0, 2)
+                outgoing[target] = self._open_pair(name, 0)
             elif target == plan.pp_stage:
-                incoming[source] = self._open(name, 1, 2)
-        return GlooLinks(outgoing, incoming)
+                incoming[source] = self._open_pair(name, 1)
+        return PairLinks(outgoing, incoming)
+
+    def _open_pair(self, name: str, rank: int) -> Pair:
+        return self._devices.pair(name, rank) if self._devices else self._open(name, rank, 2)
 
     def _open(self, name: str, rank: int, size: int) -> GlooCommunicator:
         store = _DIST.PrefixStore(name, self._store)

@@ -1,0 +1,153 @@
+"""Segments in the memory of GPUs that reach one another's: over NVLink or PCIe, or as one GPU."""
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from liger.errors import GroupFailedError
+from worker.communicator.copy_engine.driver import Driver
+from worker.communicator.copy_engine.layout import Addresses, Layout
+from worker.communicator.copy_engine.meeting import Meeting
+from worker.communicator.copy_engine.segments import tensor_at
+
+_LIMIT_S: Final = 30.0
+
+
+class PeerSegments:
+    """Segments of device memory, each mapped by all ranks. Implements `Segments`.
+
+    Memory created so is counted over processes: what a stopped process has mapped is not given to another use before
+    that process has gone.
+
+    Args:
+        layout: Sizes.
+        meeting: Of the ranks.
+        driver: Creates and maps memory.
+        device: Of this rank.
+
+    Raises:
+        GroupFailedError: Some device cannot reach another's memory, or another rank did not come.
+    """
+
+    def __init__(self, layout: Layout, meeting: Meeting, driver: Driver, device: torch.device) -> None:
+        index = device.index
+        self._driver = driver
+        self._size = driver.rounded(index, layout.segment_bytes)
+        self._num_flags = layout.num_flags
+        self._segments: list[int] = []
+        self._stream = driver.new_urgent_stream()  # for poison: no lane may block it
+        try:
+            self._open(layout, meeting, index)
+        except GroupFailedError:
+            self.close()
+            raise
+        own = self._segments[meeting.rank]
+        self.partials = tensor_at(own + layout.payload_offset, layout.payload_bytes, device)
+        self.inboxes = torch.empty(layout.inboxes_bytes, dtype=torch.uint8, device=device)
+        self.addresses = Addresses(
+            layout=layout,
+            rank=meeting.rank,
+            segments=tuple(self._segments),
+            partials=self.partials.data_ptr(),
+            inboxes=self.inboxes.data_ptr(),
+            is_staged=False,
+        )
+
+    def _open(self, layout: Layout, meeting: Meeting, index: int) -> None:
+        """Create, lower all flags, share and map; all ranks learn whether all could."""
+        driver, error = self._driver, None
+        handle, descriptor = self._create(meeting, index)
+        try:
+            descriptors = pass_descriptors(meeting, descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            for rank in range(meeting.world_size):
+                shared = handle if rank == meeting.rank else driver.import_shared(descriptors[rank])
+                self._segments.append(driver.map_shared(index, shared, self._size))
+            driver.set_words(self._stream, self._segments[meeting.rank], 0, layout.num_flags)
+            driver.synchronize(self._stream)
+        except GroupFailedError as failure:
+            error = failure
+        finally:
+            for taken in descriptors.values():
+                os.close(taken)
+        if not meeting.agree("mapped", is_well=error is None):
+            raise error or GroupFailedError("another rank cannot reach the memory of all GPUs")
+
+    def _create(self, meeting: Meeting, index: int) -> tuple[int, int]:
+        created, error = None, None
+        try:
+            created = self._driver.create_shared(index, self._size)
+        except GroupFailedError as failure:
+            error = failure
+        if not meeting.agree("created", is_well=error is None) or created is None:
+            raise error or GroupFailedError("another rank's GPU has no memory to share")
+        return created
+
+    def poison(self) -> None:
+        """Set all flags that this rank awaits, by a stream of its own."""
+        torch.cuda.set_device(self.partials.device)  # a new thread has no context
+        self._driver.set_words(self._stream, self._segments[self.addresses.rank], 1, self._num_flags)
+        self._driver.synchronize(self._stream)
+
+    def close(self) -> None:
+        """Unmap all segments; each is freed once the last rank has."""
+        for segment in self._segments:
+            self._driver.unmap_shared(segment, self._size)
+        self._segments = []
+        self._driver.free_stream(self._stream)
+
+
+def pass_descriptors(meeting: Meeting, descriptor: int) -> dict[int, int]:
+    """Give every other rank of this machine a file descriptor; return theirs, by rank.
+
+    Raises:
+        GroupFailedError: A rank did not come, or is not on this machine.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="liger-"))  # only this user can enter it
+    taken: dict[int, int] = {}
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "ranks"))
+            listener.listen(meeting.world_size)
+            listener.settimeout(_LIMIT_S)
+            paths = meeting.tell("sockets", str(folder / "ranks"))
+            for rank, path in enumerate(paths):
+                if rank != meeting.rank:
+                    _give(path, meeting.rank, descriptor)
+            while len(taken) + 1 < meeting.world_size:
+                rank, passed = _take(listener)
+                taken[rank] = passed
+            is_well = set(taken) | {meeting.rank} == set(range(meeting.world_size))  # else a stranger called
+            if not meeting.agree("passed", is_well=is_well):  # nor may a listener close before all have called
+                raise GroupFailedError("another process called in place of a rank")  # noqa: TRY301 - cleans up below
+    except (OSError, GroupFailedError) as error:
+        for passed in taken.values():
+            os.close(passed)
+        raise GroupFailedError(f"the ranks could not share memory of their GPUs: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return taken
+
+
+def _give(path: str, rank: int, descriptor: int) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_LIMIT_S)
+        connection.connect(path)
+        socket.send_fds(connection, [bytes([rank])], [descriptor])
+
+
+def _take(listener: socket.socket) -> tuple[int, int]:
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(_LIMIT_S)
+        message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        if len(message) != 1 or len(descriptors) != 1:
+            raise OSError("another process called in place of a rank")
+        return message[0], descriptors[0]
