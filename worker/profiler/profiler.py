@@ -10,6 +10,7 @@ from typing import Final
 
 import torch
 
+from liger.domain import BatchKind
 from liger.errors import GroupFailedError
 from liger.profile import ContentionSample, ExchangeChoice, ProfileTable, SegmentSample
 from worker.communicator.base import Communicator
@@ -95,6 +96,7 @@ class Profiler:
     def _measure(self, subject: Subject, agreement: Agreement, key: str) -> ProfileTable:
         bounds = replace(subject.bounds, num_blocks=agreement.fewest(subject.bounds.num_blocks))
         plan = make_plan(bounds, _ways(subject.communicator))
+        self._warm_up(subject, plan)
         sweep = Sweep(agreement, self._clock_ns, self._check)
         activation_bytes = subject.hidden_size * subject.dtype.itemsize
         shapes = _agreed(agreement, self._measure_shapes(sweep, plan, subject.batches), _lower_quartile)
@@ -115,6 +117,20 @@ class Profiler:
             contention=_contention_samples(co_runs, activation_bytes),
             exchange_choices=choices,
         )
+
+    def _warm_up(self, subject: Subject, plan: ProfilePlan) -> None:
+        """Run a small and a middling batch of each kind where kernels are compiled when they first run.
+
+        That may take longer than all that is measured, and would leave no time for it.
+        """
+        if not subject.stopwatch.runs_later:
+            return
+        by_kind = [[shape for shape in plan.shapes if shape.batch is kind] for kind in BatchKind]
+        shapes = [shape for of_kind in by_kind if of_kind for shape in (of_kind[0], of_kind[len(of_kind) // 2])]
+        for place, shape in enumerate(shapes):
+            self._check()
+            self._progress("warming up", place / len(shapes))
+            subject.batches.make(shape)
 
     def _measure_shapes(self, sweep: Sweep, plan: ProfilePlan, batches: BatchMaker) -> Found[Shape]:
         def prepare(shape: Shape) -> Run:

@@ -70,18 +70,11 @@ def make_subject(
         stopwatch: Times its lanes; None takes one that fits the device.
     """
     watch = stopwatch or (DeviceStopwatch() if device.runs_ahead else HostStopwatch())
-    batches = BatchMaker(
-        shard=shard,
-        inputs=_inputs(plan, shard=shard, cache=cache, dtype=dtype, device=device, attention=attention),
-        sampler=_sampler(shard, communicator) if cache else None,
-        block_size=cache.block_size if cache else 1,
-        num_parts=communicator.world_size,
-        stopwatch=watch,
-    )
+    inputs = _inputs(plan, shard=shard, cache=cache, dtype=dtype, device=device, attention=attention)
     return Subject(
         communicator=communicator,
         host=host or communicator,
-        batches=batches,
+        batches=_batch_maker(shard, communicator, cache, inputs, watch),
         bounds=_bounds(plan, shard, cache, communicator.world_size, CUDA_BUCKETS if device.runs_ahead else CPU_BUCKETS),
         hidden_size=shard.spec.hidden_size,
         dtype=dtype,
@@ -90,6 +83,21 @@ def make_subject(
         make_key=lambda hardware: profile_key(
             card, plan, communicator=communicator, hardware=hardware, tag=config.profile_tag
         ),
+    )
+
+
+def _batch_maker(
+    shard: Shard, communicator: Communicator, cache: KvCache | None, inputs: Inputs, stopwatch: Stopwatch
+) -> BatchMaker:
+    num_ranks = communicator.world_size
+    vocabulary = [split(shard.spec.vocab_size, num_ranks, rank) for rank in range(num_ranks)]
+    return BatchMaker(
+        shard=shard,
+        inputs=inputs,
+        sampler=Sampler(vocabulary, communicator.rank) if cache else None,
+        block_size=cache.block_size if cache else 1,
+        num_parts=num_ranks,
+        stopwatch=stopwatch,
     )
 
 
@@ -131,12 +139,6 @@ class _Windows:
         if self._fence is not None:
             self._fence.release()
             self._fence = None
-
-
-def _sampler(shard: Shard, communicator: Communicator) -> Sampler:
-    num_ranks = communicator.world_size
-    vocabulary = [split(shard.spec.vocab_size, num_ranks, rank) for rank in range(num_ranks)]
-    return Sampler(vocabulary, communicator.rank)
 
 
 def _bounds(plan: JoinPlan, shard: Shard, cache: KvCache | None, num_ranks: int, buckets: Buckets) -> Bounds:

@@ -130,6 +130,13 @@ def test_all_segments_are_measured_in_runs_that_are_held_and_settled(later):
     assert all(rank.stopwatch.held for rank in pair)
 
 
+def test_kernels_are_compiled_before_anything_is_measured(later):
+    pair, _ = later(Places)
+    together(pair, limit_s=5.0)
+    phases = list(dict.fromkeys(phase for phase, _ in pair[0].said))
+    assert phases == ["warming up", "measuring segments", "measuring exchanges", "measuring co-runs"]
+
+
 def test_an_exchange_is_behind_one_of_the_other_place(later):
     pair, made = later(Places)
     together(pair)
