@@ -21,6 +21,7 @@ from worker.communicator.copy_engine.protocol import (
     Sum,
     Take,
 )
+from worker.communicator.copy_engine.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
