@@ -167,8 +167,8 @@ class Group:
     def _take(self, rows: Tensor | None, found: Found, scores: Tensor) -> None:
         """Take the best candidate of some rows, the lowest id of equals; the fallback if there is none."""
         best = scores.amax(-1, keepdim=True)
-        tokens = torch.where((scores == best) & (scores > -torch.inf), found.ids, NO_ID).amin(-1)
-        is_none = tokens == NO_ID
+        tokens = torch.where(scores == best, found.ids, NO_ID).amin(-1)
+        is_none = ~(best > -torch.inf).squeeze(-1)  # also where it is no number
         fallbacks = self._parameters.fallbacks
         if self._own is not None and found.raw is not None:
             place = (found.ids == tokens.unsqueeze(-1)).to(torch.uint8).argmax(-1, keepdim=True)

@@ -71,7 +71,7 @@ class Sampler:
             for (form, rows), one, own in zip(forms.items(), given, raw, strict=True)
         ]
         packed = [group.pack(self._pick).flatten() for group in groups]
-        payload = torch.cat(packed) if packed else logits.new_zeros(0)
+        payload = _joined(packed) if packed else logits.new_zeros(0)
         return Candidates(list(zip(forms.values(), given, groups, strict=True)), payload, self._stage)
 
 
@@ -130,9 +130,12 @@ class Candidates:
 
     def _in_order(self) -> Tensor:
         """Return the groups' tokens in the order of the draws, [draws] int64."""
-        tokens = [group.tokens for _, _, group in self._groups]
-        if len(tokens) == 1:
-            return tokens[0]
-        joined = torch.cat(tokens)
+        joined = _joined([group.tokens for _, _, group in self._groups])
+        if len(self._groups) == 1:
+            return joined
         places = torch.cat([given.places for _, given, _ in self._groups])
         return joined.new_empty(len(joined)).index_copy_(0, places, joined)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
