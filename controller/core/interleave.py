@@ -182,7 +182,10 @@ class Interleaver:
         ]
         draft = self._window([primary, *others], free, bounds, width=1)[1]
         kept = [run.keep(_whole_parts(run, draft, place)) for place, run in enumerate(others, 1)]
-        return self._window([primary, *_started_in_turn(kept)], free, bounds, width)
+        chosen = _started_in_turn(kept)
+        if width == 1 and chosen == others:
+            return [primary, *others], draft
+        return self._window([primary, *chosen], free, bounds, width)
 
     def _window(
         self, runs: list[_Run], free: Sequence[float], bounds: _Bounds, width: int = WIDTH

@@ -212,6 +212,8 @@ def lay_out(
         width: Partial schedules kept; more where tasks are few, fewer where they are many.
     """
     lanes = tuple(free) or (0.0,) * num_lanes
+    if len(jobs) == 1:
+        return _in_turn(jobs[0], lanes)
     alone = chain(jobs[0], lanes)
     search = _Search(jobs, lanes, alone + slack * max(alone - jobs[0].ready, 0.0) + 1e-6)
     beam = [search.root]
@@ -236,6 +238,19 @@ def chain(job: Job, free: Sequence[float]) -> float:
         lanes[task.lane] = begin + task.duration
         ends.append(lanes[task.lane])
     return max(ends, default=job.ready)
+
+
+def _in_turn(job: Job, free: Sequence[float]) -> Layout:
+    """Return the only schedule of a job that has the lanes to itself: its tasks go in order."""
+    lanes, ends = list(free), list[float]()
+    placed = []
+    for number, task in enumerate(job.tasks):
+        begin = max(job.ready if task.after < 0 else ends[task.after], lanes[task.lane])
+        beside = min(max(lanes[task.lane ^ 1] - begin, 0.0), task.duration)
+        lanes[task.lane] = begin + task.duration + beside * (task.contention - 1.0)
+        ends.append(lanes[task.lane])
+        placed.append(Placed(0, number, task.lane, begin, ends[-1]))
+    return Layout(tuple(placed), (max(ends[-2:], default=job.ready),), tuple(lanes))
 
 
 def _rivals(options: Sequence[_Option], first: _Option) -> list[_Option]:

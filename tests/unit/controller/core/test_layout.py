@@ -174,3 +174,14 @@ def test_with_contention_too_the_first_job_waits_no_longer_than_its_slack(jobs, 
     alone = chain(jobs[0], (0.0,) * 4)
     longer = sum(one.end - one.begin - jobs[0].tasks[one.task].duration for one in layout.placed if one.job == 0)
     assert layout.ends[0] - longer <= alone + SLACK * (alone - jobs[0].ready) + 1e-5
+
+
+@given(data=st.data(), factor=st.sampled_from([1.0, 1.7]))
+def test_a_job_alone_is_laid_out_as_beside_one_without_tasks(data, factor):
+    """The second needs the search; the first needs none."""
+    jobs, free = data.draw(KINDS["decomposed, two stages"])
+    job = replace(jobs[0], tasks=tuple(replace(task, contention=factor) for task in jobs[0].tasks))
+    alone = lay_out([job], num_lanes=4, slack=SLACK, free=free)
+    beside = lay_out([job, Job(())], num_lanes=4, slack=SLACK, free=free)
+    assert alone.placed == beside.placed
+    assert (alone.ends, alone.free) == (beside.ends[:1], beside.free)
