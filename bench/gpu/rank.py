@@ -1,9 +1,13 @@
 """One rank's process: `python -m bench.gpu.rank FOLDER RANK NUM_DEVICES DEADLINE_S SETTINGS`; started by `launch`."""
 
+import os
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -32,8 +36,22 @@ def main(argv: Sequence[str]) -> int:
     except LigerError as error:
         print(f"error: {error.message}", flush=True)
         return EXIT_FAILED
-    meeting.meet()
+    with suppress(LigerError):  # another may have left already: all is measured
+        meeting.meet()
     return 0
+
+
+def end(argv: Sequence[str]) -> NoReturn:
+    """Run this rank's part and end the process at once: what its libraries' threads still do must not matter."""
+    code = EXIT_FAILED
+    try:
+        code = main(argv)
+    except BaseException:  # noqa: BLE001 - told, and then over
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _run(settings: Settings, meeting: Meeting, folder: Path, num_devices: int) -> None:
@@ -80,4 +98,4 @@ def _run_shape(shape: str, settings: Settings, meeting: Meeting, engines: Engine
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(sys.argv[1:])
