@@ -4,9 +4,9 @@ A kernel's launch depends on counts and maxima alone; these are rounded up to bu
 batches. Everything else is values in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Final
 
 from worker.kv_cache import KvCache
@@ -63,12 +63,8 @@ class PagedLayout:
         return flat
 
     def kv_indptr(self) -> list[int]:
-        """Return [rows + 1]: where each row's blocks begin in `kv_indices`."""
+        """Return [rows + 1]: where each row's blocks begin, if the rows' follow one another."""
         return [0, *accumulate(map(len, self.tables))]
-
-    def kv_indices(self) -> Iterator[int]:
-        """Return the blocks of all rows, one row after another."""
-        return chain.from_iterable(self.tables)
 
     def last_block_lengths(self, block_size: int) -> list[int]:
         """Return [rows]: tokens in each row's last block."""

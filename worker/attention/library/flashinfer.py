@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worker.attention.interface import Attend, AttentionBackend, AttentionShape, Stage
-from worker.attention.library.plans import Plan, Workspace, device_layout, host_layout
+from worker.attention.library.plans import Plan, TablePacker, Workspace, device_layout, host_layout
 from worker.attention.library.windows import matter
 from worker.attention.library.writing import WriteKv, Writer
 from worker.attention.metadata import PagedLayout, lay_out_paged
@@ -45,7 +45,8 @@ class FlashInferAttention:
         self._others = others
         processors = torch.cuda.get_device_properties(shape.device).multi_processor_count
         self._workspace = Workspace(shape, processors)
-        self._plans: dict[Hashable, Plan] = {}
+        self._plans: dict[Hashable, Plan] = {}  # by slot, window and bucket
+        self._packers: dict[int, TablePacker] = {}  # by slot
 
     def encode(
         self,
@@ -128,7 +129,8 @@ class FlashInferAttention:
     ) -> tuple[dict[int | None, Plan], tuple[Hashable, ...]]:
         """Plan a batch for each window of the cache's layers; returns the plans, and what their launches hold fixed."""
         host = host_layout(layout)
-        device = device_layout(layout, host, stage, cache.block_size)
+        kv_indices = self._packers.setdefault(slot, TablePacker()).pack(layout.tables)
+        device = device_layout(layout, host, kv_indices, stage, cache.block_size)
         bucket = (layout.num_tokens, layout.num_rows) if is_fixed else None
         plans = {
             window: self._plan(slot, window, bucket)

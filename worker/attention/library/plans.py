@@ -7,7 +7,7 @@ plans every batch of its bucket for the same launch.
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -54,19 +54,39 @@ def host_layout(layout: PagedLayout) -> HostLayout:
     )
 
 
-def device_layout(layout: PagedLayout, host: HostLayout, stage: Stage, block_size: int) -> DeviceLayout:
-    """Bring a layout to the device."""
+def device_layout(
+    layout: PagedLayout, host: HostLayout, kv_indices: Tensor, stage: Stage, block_size: int
+) -> DeviceLayout:
+    """Bring a layout to the device; `kv_indices` are its tables, packed."""
     return DeviceLayout(
         q_indptr=stage("attention_q_indptr", host.q_indptr, torch.int32),
         kv_indptr=stage("attention_kv_indptr", host.kv_indptr, torch.int32),
-        kv_indices=stage("attention_kv_indices", as_tensor(layout.kv_indices()), torch.int32),
+        kv_indices=stage("attention_kv_indices", kv_indices, torch.int32),
         last_lengths=stage("attention_last_lengths", layout.last_block_lengths(block_size), torch.int32),
     )
 
 
 def as_tensor(values: Iterable[int]) -> Tensor:
-    """Return numbers as int32, several times faster than torch does it, as block tables are long."""
+    """Return numbers as int32, several times faster than torch does it."""
     return torch.frombuffer(array("i", values), dtype=torch.int32)
+
+
+class TablePacker:
+    """Packs the block tables of one slot's batches; from one step of decode to the next few of them change."""
+
+    def __init__(self) -> None:
+        self._tables: Sequence[tuple[int, ...]] = ()  # of the last batch
+        self._packed: list[bytes] = []
+
+    def pack(self, tables: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return the blocks of all rows, one row after another, int32."""
+        packed = [
+            kept if table == old else array("i", table).tobytes()
+            for table, old, kept in zip(tables, self._tables, self._packed, strict=False)
+        ]
+        packed += [array("i", table).tobytes() for table in tables[len(packed) :]]
+        self._tables, self._packed = tables, packed
+        return torch.frombuffer(bytearray().join(packed), dtype=torch.int32)
 
 
 class Workspace:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.attention.library.plans import as_tensor, device_layout, host_layout
+from worker.attention.library.plans import TablePacker, as_tensor, device_layout, host_layout
 from worker.attention.metadata import PagedLayout, bucket_of, lay_out_encode, lay_out_paged
 from worker.kv_cache import KvCache
 
@@ -124,7 +124,8 @@ def test_tables_hold_just_what_rows_read(batch: dict) -> None:
 def test_pages_in_the_words_of_flashinfer_are_the_same_tokens(batch: dict) -> None:
     layout, size = lay_out_paged(**batch), batch["cache"].block_size
     host = host_layout(layout)
-    device = device_layout(layout, host, lambda _, values, dtype: torch.as_tensor(values, dtype=dtype), size)
+    packed = TablePacker().pack(layout.tables)
+    device = device_layout(layout, host, packed, lambda _, values, dtype: torch.as_tensor(values, dtype=dtype), size)
     assert host.q_indptr.tolist() == device.q_indptr.tolist() == list(layout.cu_seqlens_q)
     for row, (first, last) in enumerate(pairwise(device.kv_indptr.tolist())):
         assert device.kv_indices[first:last].tolist() == list(layout.tables[row])
@@ -151,3 +152,12 @@ def test_padding_without_a_scratch_block_is_a_bug() -> None:
 def test_numbers_become_tensors() -> None:
     assert as_tensor([3, 1, 2]).tolist() == [3, 1, 2]
     assert as_tensor(iter(range(4))).dtype is torch.int32
+
+
+@given(
+    batches=st.lists(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple), min_size=1, max_size=4))
+)
+def test_tables_are_packed_as_they_are_whatever_came_before(batches: list[list[tuple[int, ...]]]) -> None:
+    packer = TablePacker()
+    for tables in batches:
+        assert packer.pack(tables).tolist() == [block for table in tables for block in table]
