@@ -11,7 +11,7 @@ import torch.distributed
 
 from liger.errors import ConfigError, LigerError
 from worker.communicator.base import Communicator
-from worker.communicator.chosen import Choice, ChosenCommunicator, Way
+from worker.communicator.chosen import ChosenCommunicator, Way
 from worker.communicator.copy_engine.communicator import CopyEngineCommunicator
 from worker.communicator.copy_engine.meeting import Meeting
 from worker.communicator.copy_engine.opening import open_copy_engine
@@ -57,6 +57,8 @@ class DeviceConnector:
     def stage(self, name: str, rank: int, world_size: int) -> Communicator:
         """Connect the ranks of a stage.
 
+        Where both ways are open, copy engines come first if bytes pass through the host, else NCCL does.
+
         Raises:
             ConfigError: They cannot exchange in the way asked for.
             GroupFailedError: They did not find one another within the limit.
@@ -77,7 +79,8 @@ class DeviceConnector:
             return next(iter(opened.values()))
         copies = opened[Way.COPY_ENGINE]
         assert isinstance(copies, CopyEngineCommunicator), "the first way of several"
-        return ChosenCommunicator(opened, default_choice(is_staged=copies.is_staged))
+        first = Way.COPY_ENGINE if copies.is_staged else Way.NCCL
+        return ChosenCommunicator({name: opened[name] for name in sorted(opened, key=lambda way: way is not first)})
 
     def pair(self, name: str, rank: int) -> NcclCommunicator:
         """Connect this rank with one of another stage; rank 0 of the two sends.
@@ -126,11 +129,6 @@ def ways_of(kind: str, nodes: list[str], devices: list[str]) -> tuple[Way, ...]:
         }
         raise ConfigError(mend[way])
     return (way,)
-
-
-def default_choice(*, is_staged: bool) -> Choice:
-    """Return the choice before any measurement: copy engines where bytes pass through the host, NCCL elsewhere."""
-    return Choice(largest=Way.COPY_ENGINE if is_staged else Way.NCCL)
 
 
 def node_name() -> str:

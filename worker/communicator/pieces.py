@@ -9,13 +9,32 @@ from torch import Tensor
 def whole(pieces: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Return the addends [num_tokens, hidden] of a tensor that was exchanged in pieces.
 
-    No bytes move where the pieces of an addend lie one after another in one memory, as communicators give them.
+    No bytes move where the pieces of an addend lie one after another in one memory, as communicators give them. Pieces
+    that came different ways may have different numbers of addends: each is then summed to one.
 
     Args:
         pieces: The addends of each piece in row order, each [rows, hidden]; none of a piece without rows.
     """
-    columns = zip(*[addends for addends in pieces if addends], strict=True)
-    return tuple(_joined(rows) for rows in columns)
+    full = [addends for addends in pieces if addends]
+    if len({len(addends) for addends in full}) > 1:
+        full = [(sum_in_order(addends),) for addends in full]
+    return tuple(_joined(rows) for rows in zip(*full, strict=True))
+
+
+def sum_in_order(addends: Sequence[Tensor], total: Tensor | None = None) -> Tensor:
+    """Sum addends in their order, in float32 at least, rounded once.
+
+    Args:
+        addends: Of one shape and dtype.
+        total: Takes the sum, and may be an addend; otherwise the sum is new, or a lone addend itself.
+    """
+    if total is None and len(addends) == 1:
+        return addends[0]
+    first = addends[0]
+    result = first.to(torch.promote_types(first.dtype, torch.float32), copy=True)
+    for addend in addends[1:]:
+        result += addend
+    return result.to(first.dtype) if total is None else total.copy_(result)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

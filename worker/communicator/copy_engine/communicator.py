@@ -9,11 +9,12 @@ from torch import Tensor
 from liger.errors import GroupFailedError
 from worker.communicator.base import PLACES, Span
 from worker.communicator.copy_engine.driver import Driver
-from worker.communicator.copy_engine.programs import Lanes, Program, sum_in_order
+from worker.communicator.copy_engine.programs import Lanes, Program
 from worker.communicator.copy_engine.protocol import Chunking, Lane, Protocol, Rows
 from worker.communicator.copy_engine.runtime import Runtime
 from worker.communicator.copy_engine.segments import Segments
 from worker.communicator.memory import view_of
+from worker.communicator.pieces import sum_in_order
 
 _MOST_PROGRAMS: Final = 4096  # beyond, all are compiled anew
 _NUM_GATHER_EVENTS: Final = 16
@@ -191,7 +192,7 @@ class CopyEngineCommunicator:
         gathered = self.all_gather(partial)
         if self.world_size == 2:
             return gathered
-        sum_in_order(partial, gathered.wait())
+        sum_in_order(gathered.wait(), partial)
         return CopyExchange(self, 0, (partial,), gathered.span)
 
     def _gather(self, parts: list[Tensor], start: int, num_bytes: int) -> tuple[int, Span | None]:

@@ -22,6 +22,7 @@ from worker.communicator.copy_engine.protocol import (
     Take,
 )
 from worker.communicator.copy_engine.runtime import Runtime
+from worker.communicator.pieces import sum_in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +106,8 @@ class Lanes:
 
     def _sum(self, stream: Any, total: Tensor, addends: Sequence[Tensor]) -> int:
         with self._runtime.on(stream):
-            sum_in_order(total, addends)
+            sum_in_order(addends, total)
         return 0
-
-
-def sum_in_order(total: Tensor, addends: Sequence[Tensor]) -> None:
-    """Sum addends in their order into `total`, which may be one of them, in float32 at least, rounded once."""
-    wide = torch.promote_types(total.dtype, torch.float32)
-    result = addends[0].to(wide, copy=True)
-    for addend in addends[1:]:
-        result += addend
-    total.copy_(result)
 
 
 def _do(driver: Driver, calls: Sequence[Call]) -> None:

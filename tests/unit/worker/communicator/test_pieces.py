@@ -58,3 +58,10 @@ def test_host_communicators_give_new_memory_each_time():
     assert one.shape == (2, 3)
     assert one.dtype is torch.bfloat16
     assert one.data_ptr() != other.data_ptr()
+
+
+def test_pieces_that_came_different_ways_are_summed_in_order_and_rounded_once():
+    one, other = (torch.full((2, 3), value, dtype=torch.bfloat16) for value in (1.0, 2**-8))
+    (joined,) = whole([(torch.zeros(1, 3, dtype=torch.bfloat16),), (one, other, other)])
+    assert joined.dtype is torch.bfloat16
+    assert joined.tolist() == [[0.0] * 3] + [[1 + 2**-7] * 3] * 2  # each small addend alone would be rounded away
