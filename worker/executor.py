@@ -11,7 +11,7 @@ from liger.schedule import BatchOutcome, Pattern, Segment, Step, Window, WindowO
 from worker.devices.base import Device
 from worker.inputs import InputBuilder
 from worker.rank import JoinPlan, ReadOutcome
-from worker.recorder import Recorder
+from worker.recorder import ReadTimings, Recorder
 from worker.runner import ReadBatch, SegmentRunner
 from worker.segments import Forwards
 from worker.sequences import SequenceTable
@@ -35,7 +35,7 @@ class LaunchAll(Protocol):
         """How many captured graphs are held."""
         ...
 
-    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
+    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None]) -> None:
         """Launch them, one by one through `launch` or several at once."""
         ...
 
@@ -45,9 +45,8 @@ class LaunchEach:
 
     num_graphs = 0
 
-    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
+    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None]) -> None:
         """Launch the steps of a window."""
-        del window
         for one in launches:
             launch(one)
 
@@ -117,8 +116,9 @@ class Executor:
                 launches.append(Launch(place, step, slot, segment))
             elif segment.kind is SegmentKind.SEND and segment.peer == self._plan.pp_stage:
                 launches.append(Launch(place, step, slot, segment))
-        self._launch_all(launches, self._launch, window)
-        return self._reader(window, digest.value(), self._end(pattern, slots))
+        self._launch_all(launches, self._launch)
+        done = self._end(pattern, slots)
+        return self._reader(window, digest.value(), done, self._recorder.end(len(launches)))
 
     def _begin(self, window: Window) -> list[Slot]:
         """Bring the sequence table up to date, open slots, and return those of the window's batches."""
@@ -161,8 +161,10 @@ class Executor:
         slot.work = Work()
         return results
 
-    def _reader(self, window: Window, launched: int, done: Sequence[ReadBatch]) -> ReadOutcome:
-        read_timings, fence = self._recorder.end(), self._device.end_window()
+    def _reader(
+        self, window: Window, launched: int, done: Sequence[ReadBatch], read_timings: ReadTimings
+    ) -> ReadOutcome:
+        fence = self._device.end_window()
         is_payload = self._gives_results and self._plan.tp_rank == 0
 
         @torch.inference_mode()

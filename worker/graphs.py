@@ -18,7 +18,6 @@ from typing import Final
 from torch import Tensor
 
 from liger.domain import Lane, SegmentKind
-from liger.schedule import Window
 from worker.arenas import Arena
 from worker.communicator.base import Exchange
 from worker.communicator.local import DoneExchange
@@ -74,10 +73,10 @@ class GraphedLaunches:
         """Return how many graphs are held."""
         return len(self._graphs)
 
-    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None], window: Window) -> None:
+    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None]) -> None:
         """Launch the steps of a window."""
         for is_captured, run in runs(launches):
-            if is_captured and not window.timed:
+            if is_captured:
                 self._launch_run(run, launch)
             else:
                 for one in run:

@@ -38,8 +38,8 @@ class Recorder(Protocol):
         """Note that what was awaited since `begin_step` was for a batch's results."""
         ...
 
-    def end(self) -> ReadTimings:
-        """End the window."""
+    def end(self, num_steps: int) -> ReadTimings:
+        """End the window, in which so many steps were launched here."""
         ...
 
 
@@ -105,8 +105,9 @@ class HostRecorder:
         """Note that the last wait was for a batch's results."""
         self._exposed_ns[operand] += self._waited_ns
 
-    def end(self) -> ReadTimings:
+    def end(self, num_steps: int) -> ReadTimings:
         """End the window; its timings come with those of the exchanges that ended meanwhile."""
+        del num_steps
         communication_ns = self._settle()
         spans, self._spans = tuple(self._spans), []
         timings = WindowTimings(

@@ -5,7 +5,13 @@ from typing import Final
 from liger.domain import BatchKind
 
 MOST_TOKENS: Final = 2048  # of a padded batch; larger ones take long enough to be launched eagerly
-_STEPS: Final = ((64, 8), (128, 16), (256, 32), (512, 64), (MOST_TOKENS, 128))  # up to this many tokens, multiples of this
+_STEPS: Final = (
+    (64, 8),
+    (128, 16),
+    (256, 32),
+    (512, 64),
+    (MOST_TOKENS, 128),
+)  # up to this many tokens, multiples of this
 
 
 def bucket(kind: BatchKind, num_tokens: int) -> int | None:

@@ -45,14 +45,15 @@ class _Told:
     began: torch.cuda.Event
     ended: torch.cuda.Event
     num_operands: int
+    num_steps: int = 0  # launched
     marks: list[_Mark] = field(default_factory=list)
 
 
 class DeviceRecorder:
     """Times windows on the compute stream, and the steps of those that are to be timed. Implements `Recorder`.
 
-    Events cost a microsecond each on a lane, so windows that are not timed are timed as a whole; how compute and waits
-    share it is taken from the last timed window of the same pattern.
+    Events cost a microsecond each on a lane, so windows that are not timed, and those that replay graphs, are timed as
+    a whole; how compute and waits share it is taken from the last window of the pattern whose steps were all timed.
     """
 
     def __init__(self, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
@@ -72,7 +73,7 @@ class DeviceRecorder:
 
     def begin_step(self) -> None:
         """Note that a step is launched now."""
-        if self._told.window.timed:
+        if self._is_timed():
             self._began, self._ready = _recorded(), None
 
     def begin_wait(self) -> None:
@@ -80,12 +81,12 @@ class DeviceRecorder:
 
     def end_wait(self) -> None:
         """Note where the compute stream has what it waited for."""
-        if self._told.window.timed:
+        if self._is_timed():
             self._ready = _recorded()
 
     def end_step(self, place: int, step: Step, exchange: Exchange | None) -> None:
         """Note where a step ends on its lane."""
-        if not self._told.window.timed or self._began is None:
+        if not self._is_timed() or self._began is None:
             return
         if exchange is None:
             self._told.marks.append(_Mark(place, step.operand, Lane.COMPUTE, self._began, self._ready, _recorded()))
@@ -96,16 +97,21 @@ class DeviceRecorder:
         """Do nothing: what is fetched is not waited for."""
         del operand
 
-    def end(self) -> ReadTimings:
+    def end(self, num_steps: int) -> ReadTimings:
         """End the window."""
         told = self._told
+        told.num_steps = num_steps
         told.ended = _recorded()
         return lambda: self._read(told)
+
+    def _is_timed(self) -> bool:
+        """Return whether steps are timed; what is captured is launched later, and then as a whole."""
+        return self._told.window.timed and not torch.cuda.is_current_stream_capturing()
 
     def _read(self, told: _Told) -> WindowTimings:
         started_ns, ended_ns = self._at(told.began), self._at(told.ended)
         spans = self._spans(told)
-        if spans:
+        if spans and len(spans) == told.num_steps:
             self._shares[told.window.pattern_id] = self._measure(told, spans, ended_ns - started_ns)
         self._anchor, self._anchor_ns = told.began, started_ns
         shares = self._shares.get(told.window.pattern_id) or _unknown(told.num_operands)

@@ -13,7 +13,6 @@ from worker.slots import Slot, Work
 
 FORWARD = forwards_of(2)[BatchKind.DECODE]  # embed, 4 × (compute, all-reduce), head, gather, sample
 LAST_EXCHANGE = 8
-WINDOW = SimpleNamespace(timed=False)
 
 
 class Inputs:
@@ -82,9 +81,9 @@ class Device:
         else:
             one.slot.work.exchanges = []
 
-    def run(self, *slots, window=WINDOW, **span):
+    def run(self, *slots, **span):
         self.eager.clear()
-        self.graphs(launches_of(*slots, **span), self.launch, window)
+        self.graphs(launches_of(*slots, **span), self.launch)
 
     def _prepare(self, slot):
         slot.work.inputs = slot.work.inputs or self.inputs
@@ -125,7 +124,7 @@ def test_a_replayed_run_leaves_its_slots_as_an_eager_one_does():
     works = []
     for _ in range(3):
         slot = a_slot()
-        device.graphs(launches_of(slot)[:8], device.launch, WINDOW)
+        device.graphs(launches_of(slot)[:8], device.launch)
         works.append((slot.work.partial, slot.work.inputs, [each.wait() for each in slot.work.exchanges]))
     assert works[0] == works[1] == works[2]
 
@@ -159,13 +158,6 @@ def test_batches_without_a_bucket_are_never_captured():
     for _ in range(4):
         device.run(a_slot())
     assert (device.graphs.num_graphs, device.replays) == (0, 0)
-
-
-def test_timed_windows_are_launched_one_by_one():
-    device = Device()
-    for _ in range(4):
-        device.run(a_slot(), window=SimpleNamespace(timed=True))
-    assert device.graphs.num_graphs == 0
 
 
 def test_what_cannot_be_captured_stays_eager_and_is_tried_once(caplog):
