@@ -2,9 +2,9 @@
 
 The search (`interleave`) works on sizes rounded to buckets and on times rounded to parts of a millisecond or more, and
 segments are named by their distance from where a batch stands; so its results are few, and cached. A cold one is
-searched for only while the ranks have work for longer than the search takes; else a hasty one does, or the primary goes
-on alone, and the search comes later, off the critical path (`next_cold`, `find`, `keep`). So it is with one that was
-found for costs which have changed since: its order is still good.
+searched for only while the ranks have work for longer than the search takes; else the primary goes on alone, or, where
+it has come before, a hasty one does, and the search comes later, off the critical path (`next_cold`, `find`, `keep`).
+So it is with one that was found for costs which have changed since: its order is still good.
 """
 
 from collections import OrderedDict
@@ -134,23 +134,29 @@ class Planner:
             cut = self.find(key)
             self.keep(key, cut)
             return cut
-        self._missed(key)
+        comes_again = self._missed(key)
         if cut is not None:
             return cut
-        if backlog_ns < HASTE_NS:
+        if backlog_ns < HASTE_NS or not comes_again:
             return self._cached((views[:1], free, Situation.USUAL), backlog_ns)
         assert self._interleaver is not None, "interleaved windows have costs"
         hasty = self._interleaver.quick_cut(views, free, situation)
         self._cuts[key] = cut = replace(hasty, version=self._version(), is_hasty=True)
         return cut
 
-    def _missed(self, key: Key) -> None:
-        """Note that a search is due, from the second time on: what never comes again is not worth one."""
-        known, bound = (self._cold, MAX_COLD) if key in self._seen else (self._seen, MAX_CACHED)
+    def _missed(self, key: Key) -> bool:
+        """Note that a search is due, from the second time on: what never comes again is not worth one.
+
+        Returns:
+            Whether it was missed before.
+        """
+        comes_again = key in self._seen
+        known, bound = (self._cold, MAX_COLD) if comes_again else (self._seen, MAX_CACHED)
         known[key] = None
         known.move_to_end(key)
         if len(known) > bound:
             known.popitem(last=False)
+        return comes_again
 
     def _key(self, in_flight: Sequence[Batch], *, is_pressed: bool) -> Key:
         assert self.costs is not None, "interleaved windows have costs"
