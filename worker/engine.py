@@ -207,7 +207,7 @@ class Engine:
         progress("loading weights", share)
 
     def _connect(self, plan: JoinPlan) -> Connections:
-        config = self._config
+        config, is_null = self._config, self._config.communicator == "null"
         rendezvous = Rendezvous(plan, limit_s=config.rendezvous_limit_s, aborted=self._aborted)
         store = rendezvous.meet() if plan.world_size > 1 else None
         connector = Connector(
@@ -215,8 +215,10 @@ class Engine:
             store,
             host=config.exchange_address,
             limit_s=config.exchange_limit_s,
+            kind="auto" if is_null else config.communicator,
+            memory=self._exchange_memory(plan) if self._device.runs_ahead else None,
         )
-        return connector.connect(is_null=config.communicator == "null")
+        return connector.connect(is_null=is_null)
 
     def _exchange_memory(self, plan: JoinPlan) -> ExchangeMemory:
         """Return what a batch's activations come to, with the padding of its bucket."""
