@@ -105,6 +105,7 @@ class FlashInferAttention:
         _LOG.info("loading FlashInfer's kernels; this takes minutes where they must be compiled")
         self._try(cache)
         self._plans.clear()
+        self._packers.clear()
 
     def _try(self, cache: KvCache) -> None:
         """Attend with one query and one key, which gives the value; twice, as only then a plan is made anew."""
@@ -129,7 +130,11 @@ class FlashInferAttention:
     ) -> tuple[dict[int | None, Plan], tuple[Hashable, ...]]:
         """Plan a batch for each window of the cache's layers; returns the plans, and what their launches hold fixed."""
         host = host_layout(layout)
-        kv_indices = self._packers.setdefault(slot, TablePacker()).pack(layout.tables)
+        if slot not in self._packers:
+            self._packers[slot] = TablePacker()
+            reserved = torch.zeros(2 * cache.num_blocks, dtype=torch.int32)  # so that it hardly ever grows, and moves
+            stage("attention_kv_indices", reserved, torch.int32)
+        kv_indices = self._packers[slot].pack(layout.tables)
         device = device_layout(layout, host, kv_indices, stage, cache.block_size)
         bucket = (layout.num_tokens, layout.num_rows) if is_fixed else None
         plans = {
