@@ -17,8 +17,9 @@ from bench.gpu.testbed import exchange_name, serial_names
 from bench.gpu.timing import Contestant, Steady, measure_in_turn, run_flow, settle
 from bench.gpu.weights import MadeSlices
 from bench.gpu.words import NULL, SYMMETRIC, WHOLE
+from controller.core.batch import Batch
 from liger.domain import BatchKind, Pooling, PoolOutput
-from liger.schedule import BatchOutcome, BatchRows, EncodeRows
+from liger.schedule import BatchOutcome, BatchRows, BatchStart, EncodeRows
 
 _NUM_DIMENSIONS: Final = 8  # of each vector that timed batches give: reading them must cost nothing
 _MOST_CHECKED_TWICE: Final = 2048  # tokens up to which slots get different inputs when results are checked
@@ -36,7 +37,7 @@ class DataPlane:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._exchange = exchange_name(bench.settings)
+        self._exchange = exchange_name(bench.settings, num_devices=bench.num_devices)
         memory = memory_bytes(bench.engines.device)
         self._fits_one = bench.engines.shape.real_bytes < _FIT * memory
 
@@ -70,6 +71,8 @@ class DataPlane:
             times, num_ranks=settings.ranks, exchange=self._exchange, fits_one=self._fits_one
         )  # fmt: skip
         best = found[f"interleaved {figures.interleaved_depth}"]
+        depth = bench.depth.depth([encode_batch(num_tokens)])
+        chosen = chosen_ms(times, depth)
         pipeline = figures.pipeline_ms
         return {
             "shape": bench.name,
@@ -83,6 +86,9 @@ class DataPlane:
             "interleaved_by_depth_ms": {str(depth): value for depth, value in times.interleaved.items()},
             **asdict(figures),
             "throughput_vs_pipeline": None if pipeline is None else pipeline / figures.interleaved_ms,
+            "chosen_depth": depth,
+            "chosen_ms": chosen,
+            "chosen_gain_vs_best_serial": figures.serial_best_ms / chosen,
             "communication_busy_ms": best.communication_ns / 1e6,
             "idle_percent": 100 * best.idle_share,
             "max_rel_error": max(errors.values(), default=None),
@@ -160,6 +166,18 @@ class DataPlane:
         slices = MadeSlices(stored=engines.dtype, given=torch.float32, device=engines.device, seed=settings.seed)
         model = PlainLlama(engines.shape, settings.layers, slices, engines.device)
         return model.last_states(token_ids(num_tokens, variant), input_lengths(num_tokens))
+
+
+def chosen_ms(times: PlaneTimes, depth: int) -> float:
+    """Return the time at a depth that depth control chose, or at the nearest that was measured below it."""
+    measured = [each for each in sorted(times.interleaved) if each <= depth] or [min(times.interleaved)]
+    return times.serial_same_exchange if depth == 1 else times.interleaved[measured[-1]]
+
+
+def encode_batch(num_tokens: int) -> Batch:
+    """Return a batch that waits, as depth control sees it."""
+    rows = encode_track(0, num_tokens, _NUM_DIMENSIONS).rows(0)
+    return Batch(start=BatchStart(batch_id=1, kind=BatchKind.ENCODE, slot=0, rows=rows), num_tokens=num_tokens)
 
 
 def token_ids(num_tokens: int, variant: int = 0) -> tuple[int, ...]:

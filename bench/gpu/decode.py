@@ -10,13 +10,11 @@ from typing import Final
 from bench.gpu.figures import Mixed, choose_mixed
 from bench.gpu.flow import Track
 from bench.gpu.measured import Bench
-from bench.gpu.rank_engine import BLOCK_SIZE, NUM_SLOTS
+from bench.gpu.rank_engine import BLOCK_SIZE
 from bench.gpu.shapes import VOCABULARY_SIZE
 from bench.gpu.timing import Contestant, Ran, full_windows, measure_in_turn, run_flow, settle
 from bench.link.figures import percentile
 from controller.core.cost_model import Shape
-from controller.core.depth import DepthControl
-from controller.core.plan import Strategy
 from liger.domain import BatchKind, Sampling
 from liger.schedule import BatchRows, BlockAppends, DecodeRows, PrefillRows, SequenceStart
 
@@ -37,13 +35,6 @@ class Decode:
         self._bench = bench
         self._flows = bench.flows(bench.exchange)
         self._held: tuple[int, ...] = ()  # rows of the ranks' tables that sequences hold
-        self._depth = DepthControl(
-            strategy=Strategy.INTERLEAVED,
-            num_stages=1,
-            max_depth=NUM_SLOTS,
-            forwards=bench.exchange.forwards,
-            costs=bench.costs,
-        )
 
     def run(self) -> None:
         """Measure every size that there is time for, and record its row."""
@@ -60,10 +51,10 @@ class Decode:
         settings = self._bench.settings
         self._begin(size)
         found = self._measure_alone(size)
-        num_groups = self._depth.num_groups(size, settings.context)
+        num_groups = self._bench.depth.num_groups(size, settings.context)
         chosen = "halves" if num_groups > 1 else "merged"
         best = min(("merged", "halves"), key=lambda name: found[name])
-        choice = self._depth.decode_choice
+        choice = self._bench.depth.decode_choice
         row = {
             "shape": self._bench.name,
             "sequences": size,

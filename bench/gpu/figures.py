@@ -119,6 +119,7 @@ def _summary(
         "throughput_vs_pipeline": _median(planes, "throughput_vs_pipeline"),
         "hidden_fraction": _median(planes, "hidden_fraction"),
         "least_gain_vs_best_serial": min(_numbers(planes, "gain_vs_best_serial"), default=None),
+        "least_chosen_gain_vs_best_serial": min(_numbers(planes, "chosen_gain_vs_best_serial"), default=None),
         "max_rel_error": max(_numbers(planes, "max_rel_error"), default=None),
         "decode_slower_than_best": max(slower, default=None),
         "decode_p90_vs_tensor_at_its_throughput": _median(decodes, "mixed_p90_ratio"),

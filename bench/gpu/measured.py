@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from bench.gpu.clock import Clock
 from bench.gpu.flow import Flow, Laid, Track
 from bench.gpu.meeting import Meeting
-from bench.gpu.rank_engine import Clock, Engines, Running
+from bench.gpu.rank_engine import NUM_SLOTS, Engines, Running
 from bench.gpu.settings import Settings
 from bench.gpu.timing import Contestant
 from controller.core.cost_model import CostModel, Shape
+from controller.core.depth import DepthControl
 from controller.core.plan import Strategy
 from liger.domain import BatchKind
 from liger.schedule import SequenceStart
@@ -27,6 +29,7 @@ class Bench:
     clock: Clock
     exchange: Running  # that interleaving uses
     costs: CostModel  # from the profile that its ranks agreed on
+    depth: DepthControl  # the product's, with those costs
     num_devices: int
     numbered: "dict[str, Flows]" = field(default_factory=dict)  # by engine
 
@@ -97,6 +100,13 @@ class Flows:
         laid = flow.lay(tracks, num_batches, begin=begin, end=end)
         self._num_windows, self._num_batches = flow.num_windows, flow.num_batches
         return laid
+
+
+def depth_control(running: Running, costs: CostModel) -> DepthControl:
+    """Return what decides how many batches an engine has in flight."""
+    return DepthControl(
+        strategy=Strategy.INTERLEAVED, num_stages=1, max_depth=NUM_SLOTS, forwards=running.forwards, costs=costs
+    )
 
 
 def encode_shape(num_tokens: int) -> Shape:

@@ -11,12 +11,13 @@ from typing import NoReturn
 
 import torch
 
+from bench.gpu.clock import make_clock
 from bench.gpu.data_plane import DataPlane
 from bench.gpu.decode import Decode
-from bench.gpu.measured import Bench
+from bench.gpu.measured import Bench, depth_control
 from bench.gpu.meeting import Meeting
 from bench.gpu.profile import profile_rows
-from bench.gpu.rank_engine import Engines, make_clock
+from bench.gpu.rank_engine import Engines
 from bench.gpu.settings import Settings
 from bench.gpu.testbed import device_of, exchange_name
 from controller.core.cost_model import CostModel
@@ -73,7 +74,7 @@ def _run(settings: Settings, meeting: Meeting, folder: Path, num_devices: int) -
 
 
 def _run_shape(shape: str, settings: Settings, meeting: Meeting, engines: Engines, num_devices: int) -> None:
-    name = exchange_name(settings)
+    name = exchange_name(settings, num_devices=num_devices)
     meeting.tell(f"{shape}: making weights and joining by {name}")
     exchange = engines.get(name)
     meeting.tell(f"{shape}: measuring the profile")
@@ -81,6 +82,7 @@ def _run_shape(shape: str, settings: Settings, meeting: Meeting, engines: Engine
     if "profile" in settings.parts:
         for row in profile_rows(shape, name, table):
             meeting.record("profile", row)
+    costs = CostModel(table)
     bench = Bench(
         name=shape,
         settings=settings,
@@ -88,7 +90,8 @@ def _run_shape(shape: str, settings: Settings, meeting: Meeting, engines: Engine
         engines=engines,
         clock=make_clock(engines.device),
         exchange=exchange,
-        costs=CostModel(table),
+        costs=costs,
+        depth=depth_control(exchange, costs),
         num_devices=num_devices,
     )
     if "data-plane" in settings.parts:

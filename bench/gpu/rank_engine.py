@@ -1,15 +1,14 @@
 """The product's engine with made weights, several beside one another: the one place that knows how they are built.
 
-What the device asks for (which communicators there are, the stream that is current while an engine launches, the clock)
-is here too, so that the rest of the bench knows engines, windows and nanoseconds alone.
+The stream that is current while an engine launches is minded here too, so that the rest of the bench knows engines and
+windows alone.
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 import torch
 from safetensors.torch import save_file
@@ -19,7 +18,7 @@ from bench.gpu.settings import Settings
 from bench.gpu.shapes import SHAPES, model_config
 from bench.gpu.symmetric import SymmetricCommunicator
 from bench.gpu.weights import make_shard
-from bench.gpu.words import SYMMETRIC, WHOLE
+from bench.gpu.words import NULL, SYMMETRIC, WHOLE
 from controller.core.cost_model import CostModel
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
@@ -38,56 +37,6 @@ BLOCK_SIZE: Final = 16
 _EXCHANGE_LIMIT_S: Final = 60.0
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ShardKey = tuple[int, int, range]
-
-
-class Clock(Protocol):
-    """Takes moments of the compute lane."""
-
-    def mark(self) -> Any:
-        """Return the moment at which all that was launched until now is done."""
-        ...
-
-    def between_ns(self, begin: Any, end: Any) -> float:
-        """Return the time between two moments that have passed."""
-        ...
-
-    def wait(self) -> None:
-        """Wait until all that was launched is done."""
-        ...
-
-
-class HostClock:
-    """For the CPU, where a launch returns when it is done. Implements `Clock`."""
-
-    def mark(self) -> int:
-        """Return the time."""
-        return time.perf_counter_ns()
-
-    def between_ns(self, begin: int, end: int) -> float:
-        """Return the time between."""
-        return end - begin
-
-    def wait(self) -> None:
-        """Do nothing: all is done."""
-
-
-class DeviceClock:
-    """Events on the current stream. Implements `Clock`."""
-
-    def mark(self) -> Any:
-        """Record an event."""
-        cuda: Any = torch.cuda
-        event = cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def between_ns(self, begin: Any, end: Any) -> float:
-        """Return the time between two events."""
-        return float(begin.elapsed_time(end)) * 1e6
-
-    def wait(self) -> None:
-        """Wait for the device."""
-        torch.cuda.synchronize()
 
 
 class MadeEngine(Engine):
@@ -255,7 +204,7 @@ class Engines:
 
     def _config(self, name: str, tp_size: int) -> WorkerConfig:
         settings = self._settings
-        shown = "auto" if name == WHOLE else "nccl" if name in SYMMETRIC else name
+        shown = "auto" if name == WHOLE else NULL if name in SYMMETRIC else name  # the latter then get their own
         return WorkerConfig(
             model_folder=self._folder,
             model_name=self._name,
@@ -301,11 +250,6 @@ class Engines:
 def torch_device(device: str) -> torch.device:
     """Return a device by its name in a worker's config."""
     return torch.device(device)
-
-
-def make_clock(device: str) -> Clock:
-    """Return the clock of a device."""
-    return HostClock() if device == "cpu" else DeviceClock()
 
 
 def memory_bytes(device: str) -> int:

@@ -21,6 +21,8 @@ _PLANE: Final = (
     ("vs best", "gain_vs_best_serial", 2),
     ("vs same", "gain_vs_same_exchange", 2),
     ("bound", "bound", 2),
+    ("chosen", "chosen_depth", 0),
+    ("vs best", "chosen_gain_vs_best_serial", 2),
     ("hidden", "hidden_fraction", 2),
     ("idle %", "idle_percent", 1),
     ("error", "max_rel_error", 4),

@@ -183,7 +183,7 @@ def cluster_spec(bed: ServiceBed, strategy: str, model: Path) -> ClusterSpec:
     )
     options = {
         "dtype": settings.dtype,
-        "communicator": "auto" if stages > 1 else exchange_name(settings),
+        "communicator": "auto" if stages > 1 else exchange_name(settings, num_devices=bed.num_gpus),
         "kv-cache-gib": f"{_KV_GIB if settings.device != 'cpu' else 0.1:g}",
         "profile-folder": str(bed.folder / "profiles"),
         "profile-limit-s": f"{settings.profile_limit_s:g}",

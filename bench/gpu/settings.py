@@ -101,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument("--layers", type=int, default=4, metavar="N", help=f"of each model {given}")
     work.add_argument("--parts", type=_names, default=list(PARTS), metavar="NAMES", help=given)
     work.add_argument("--depths", type=_counts, default=[2, 3], metavar="N,N", help=f"of interleaving {given}")
-    work.add_argument("--exchange", default="", metavar="NAME", help="communicator of interleaving (default: its own)")
+    work.add_argument(
+        "--exchange",
+        default="",
+        metavar="NAME",
+        help="of interleaving (default: auto; copy-engine on one GPU)",
+    )
     work.add_argument("--rounds", type=int, default=3, metavar="N", help=f"figures are medians over them {given}")
     work.add_argument("--flow-ms", type=float, default=120.0, metavar="MS", help=f"of a timed flow {given}")
     work.add_argument("--decode-sizes", type=_counts, default=[8, 32, 128, 256], metavar="N,N", help=given)

@@ -49,20 +49,25 @@ def device_of(settings: Settings, rank: int, num_devices: int) -> str:
     return "cpu" if settings.device == "cpu" else f"cuda:{rank % max(num_devices, 1)}"
 
 
+def exchange_name(settings: Settings, *, num_devices: int) -> str:
+    """Return the communicator of interleaving; ranks that share a GPU have copy engines alone."""
+    if settings.exchange:
+        return settings.exchange
+    if settings.device == "cpu":
+        return "gloo"
+    return "auto" if num_devices >= settings.ranks > 1 else "copy-engine"
+
+
 def serial_names(settings: Settings, *, num_devices: int) -> tuple[str, ...]:
-    """Return the communicators of serial tensor parallelism beside the exchange that interleaving uses.
+    """Return the communicators of serial tensor parallelism beside the one that interleaving uses.
 
     On one GPU NCCL goes over sockets and symmetric memory over the GPU's own, so neither is a baseline; where the link
     is staged in host memory there is no symmetric memory.
     """
     if settings.device == "cpu" or num_devices < settings.ranks or settings.ranks == 1:
         return ()
-    return ("nccl",) if settings.link == "host" else ("nccl", *SYMMETRIC)
-
-
-def exchange_name(settings: Settings) -> str:
-    """Return the communicator of interleaving."""
-    return settings.exchange or ("gloo" if settings.device == "cpu" else "copy-engine")
+    names = ("nccl", "copy-engine", *(SYMMETRIC if settings.link == "auto" else ()))
+    return tuple(name for name in names if name != exchange_name(settings, num_devices=num_devices))
 
 
 def describe(settings: Settings, gpus: tuple[str, ...], *, is_partitioned: bool, note: str = "") -> Testbed:

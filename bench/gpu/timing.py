@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
+from bench.gpu.clock import Clock
 from bench.gpu.flow import Laid
 from bench.gpu.meeting import Meeting
-from bench.gpu.rank_engine import Clock, Running
+from bench.gpu.rank_engine import Running
 from liger.schedule import BatchOutcome, WindowOutcome
 
 WINDOWS_AHEAD: Final = 2  # of the controller, by default

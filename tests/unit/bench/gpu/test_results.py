@@ -104,11 +104,13 @@ def test_multicast_is_off_and_peers_are_reached_unless_the_link_is_the_hosts():
     assert (environ["NCCL_NVLS_ENABLE"], environ["TORCH_SYMM_MEM_DISABLE_MULTICAST"]) == ("0", "1")
     assert "NCCL_P2P_DISABLE" not in environ
     assert environment(staged, 0, num_gpus=2, partition={})["NCCL_P2P_DISABLE"] == "1"
-    assert serial_names(usual, num_devices=2) == ("nccl", "symm-one-shot", "symm-two-shot")
-    assert serial_names(staged, num_devices=2) == ("nccl",)
+    assert serial_names(usual, num_devices=2) == ("nccl", "copy-engine", "symm-one-shot", "symm-two-shot")
+    assert serial_names(staged, num_devices=2) == ("nccl", "copy-engine")
 
 
-def test_interleaving_uses_the_copy_engine_unless_told_otherwise():
-    assert exchange_name(settings()) == "copy-engine"
-    assert exchange_name(settings("--exchange", "nccl")) == "nccl"
-    assert exchange_name(settings("--device", "cpu")) == "gloo"
+def test_interleaving_uses_what_the_ranks_choose_unless_told_otherwise():
+    assert exchange_name(settings(), num_devices=2) == "auto"
+    assert exchange_name(settings(), num_devices=1) == "copy-engine"
+    assert exchange_name(settings("--exchange", "nccl"), num_devices=2) == "nccl"
+    assert exchange_name(settings("--device", "cpu"), num_devices=0) == "gloo"
+    assert "nccl" not in serial_names(settings("--exchange", "nccl"), num_devices=2)
