@@ -47,8 +47,8 @@ class ChosenCommunicator:
             way.timed = value
 
     @property
-    def ways(self) -> Mapping[Way, Communicator]:
-        """The communicator of each way."""
+    def ways(self) -> Mapping[str, Communicator]:
+        """The communicator of each way, by name."""
         return self._ways
 
     def set_choice(self, choice: Callable[[int, bool], str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import log
 from typing import Final, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ Choice = Callable[[int, bool], str]
 """Names the way to exchange so many bytes, with compute beside or without."""
 
 _HYSTERESIS: Final = 0.03  # what is named first is kept unless another is so much better
+_MOST_SIZES: Final = 4096  # whose ways are remembered
 
 
 @runtime_checkable
@@ -73,6 +75,7 @@ def choice_of(choices: Iterable[ExchangeChoice], activation_bytes: int, default:
         if choice.is_chosen:
             taken[choice.is_beside_compute].append((log(choice.num_tokens * activation_bytes), choice.communicator))
 
+    @lru_cache(_MOST_SIZES)
     def choose(num_bytes: int, is_beside: bool) -> str:
         size = log(max(1, num_bytes))
         return min(taken[is_beside], key=lambda each: abs(each[0] - size), default=(0.0, default))[1]

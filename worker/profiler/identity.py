@@ -1,5 +1,6 @@
 """What a profile is of: the words that make its key."""
 
+import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 from liger import __version__
 from liger.domain import ModelCard
 from worker.communicator.base import Communicator
-from worker.profiler.choices import Choosing
+from worker.communicator.chosen import ChosenCommunicator
+from worker.communicator.copy_engine.communicator import CopyEngineCommunicator
+from worker.communicator.nccl import NcclCommunicator
 from worker.rank import JoinPlan
 
 
@@ -42,26 +45,22 @@ def profile_key(
     return "; ".join(f"{name} {word}" for name, word in words.items())
 
 
-def hardware_name(device: str) -> str:
-    """Return what a CPU rank computes on, for its profile: the processor's name and what is used of it."""
-    return f"{_processor()}, {device}"
-
-
-def cuda_hardware_name(device: torch.device, link: str) -> str:
-    """Return what a CUDA rank computes on, for its profile: all that makes times on one GPU differ from another's.
+def hardware_name(device: str, gpu: torch.device | None = None) -> str:
+    """Return what a rank computes on, for its profile: all that makes times on one differ from those on another.
 
     Args:
-        device: The GPU, as torch numbers it.
-        link: How the ranks' GPUs reach one another: peer, or host where payloads go through its memory.
+        device: What is used of the processor, where that is what computes.
+        gpu: The GPU that computes.
     """
-    properties = torch.cuda.get_device_properties(device)
+    if gpu is None or gpu.type != "cuda":
+        return f"{_processor()}, {device}"
+    properties = torch.cuda.get_device_properties(gpu)
     words = (
         properties.name,
         f"{properties.multi_processor_count} SMs",  # of the rank's partition, where ranks share a GPU by MPS
         f"driver {_driver()}",
         f"torch {torch.__version__}",
         f"CUDA {torch.version.cuda}",
-        f"link {link}",
     )
     return ", ".join(words)
 
@@ -76,8 +75,15 @@ def _driver() -> str:
 
 
 def _communicator_name(communicator: Communicator) -> str:
+    """Return how ranks exchange, and over what, as far as this rank knows."""
+    if isinstance(communicator, ChosenCommunicator):
+        return " or ".join(map(_communicator_name, communicator.ways.values()))
     name = type(communicator).__name__
-    return f"{name} of {', '.join(communicator.names)}" if isinstance(communicator, Choosing) else name
+    if isinstance(communicator, CopyEngineCommunicator):
+        return f"{name} through the host" if communicator.is_staged else f"{name} from peer to peer"
+    if isinstance(communicator, NcclCommunicator) and os.environ.get("NCCL_P2P_DISABLE", "0") != "0":
+        return f"{name} through the host"
+    return name
 
 
 def _processor() -> str:

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liger.profile import ExchangeChoice
-from worker.profiler.choices import Trial, choice_of, chosen
+from worker.communicator.chosen import ChosenCommunicator, Way
+from worker.communicator.local import LocalCommunicator
+from worker.profiler.choices import Choosing, Trial, choice_of, chosen
 
 NCCL, COPY = "nccl", "copy-engine"
 US = 1_000
@@ -84,3 +86,11 @@ def test_any_size_has_a_way_that_was_tried(sizes, num_bytes, beside):
 @pytest.mark.parametrize("beside", [False, True])
 def test_without_trials_the_default_is_taken(beside):
     assert choice_of((), 64, NCCL)(1, beside) == NCCL
+
+
+def test_the_communicator_with_several_ways_is_one_that_choices_are_made_for():
+    inner = LocalCommunicator()
+    communicator = ChosenCommunicator({Way.COPY_ENGINE: inner, Way.NCCL: inner})
+    assert isinstance(communicator, Choosing)
+    assert not isinstance(inner, Choosing)
+    assert set(communicator.names) == {"nccl", "copy-engine"}

@@ -174,4 +174,3 @@ def test_ways_to_exchange_are_part_of_what_a_profile_is_of(later):
     one, _ = together(later(Places)[0])
     other, _ = together(later(SeveralWays, epoch=2)[0])
     assert one.key != other.key
-    assert "slow, plain" in other.key
