@@ -13,6 +13,7 @@ from liger.errors import ConfigError, GroupFailedError
 from worker.communicator.copy_engine.driver import Driver
 from worker.communicator.copy_engine.layout import Addresses, Layout
 from worker.communicator.copy_engine.meeting import Meeting
+from worker.communicator.copy_engine.runtime import Runtime
 
 SHARED_FOLDER: Final = Path("/dev/shm")  # noqa: S108 - shared memory; names are random, files private
 _PREFIX: Final = "liger-"
@@ -28,14 +29,14 @@ class HostSegments:
         layout: Sizes.
         meeting: Of the ranks.
         driver: Pins the file.
-        device: Has the partial sums and inboxes.
+        runtime: Of the device that has the partial sums and inboxes.
 
     Raises:
         ConfigError: Shared memory is too small.
         GroupFailedError: Another rank did not come, or could not map the file.
     """
 
-    def __init__(self, layout: Layout, meeting: Meeting, driver: Driver, device: torch.device) -> None:
+    def __init__(self, layout: Layout, meeting: Meeting, driver: Driver, runtime: Runtime) -> None:
         self._driver = driver
         size = layout.segment_bytes
         self._file = map_together(meeting, size * layout.world_size)
@@ -44,8 +45,8 @@ class HostSegments:
         self._flags = torch.frombuffer(
             self._file, dtype=torch.int32, count=layout.num_flags, offset=meeting.rank * size
         )
-        self.partials = torch.empty(layout.payload_bytes, dtype=torch.uint8, device=device)
-        self.inboxes = torch.empty(layout.inboxes_bytes, dtype=torch.uint8, device=device)
+        self.partials = torch.empty(layout.payload_bytes, dtype=torch.uint8, device=runtime.device)
+        self.inboxes = torch.empty(layout.inboxes_bytes, dtype=torch.uint8, device=runtime.device)
         self.addresses = Addresses(
             layout=layout,
             rank=meeting.rank,

@@ -48,11 +48,11 @@ def open_copy_engine(
         GroupFailedError: The ranks did not find one another, or bytes do not come through.
     """
     assert world_size >= 2, "a rank alone exchanges nothing"
-    device, runtime = memory.device, Runtime(memory.device)
+    runtime = Runtime(memory.device)
     runtime.begin()
     runtime.rest()  # the context is there from here on
     driver, meeting = Driver(), Meeting(store, rank=rank, world_size=world_size)
-    segments = _open_segments(Layout.of(memory, world_size), meeting, driver, device)
+    segments = open_segments(Layout.of(memory, world_size), meeting, driver, runtime)
     communicator = CopyEngineCommunicator(segments, driver, runtime, chunking)
     is_well = is_first_right(communicator, runtime, limit_s)
     if not meeting.agree("first", is_well=is_well):
@@ -61,14 +61,15 @@ def open_copy_engine(
     return communicator
 
 
-def _open_segments(layout: Layout, meeting: Meeting, driver: Driver, device: torch.device) -> Segments:
+def open_segments(layout: Layout, meeting: Meeting, driver: Driver, runtime: Runtime) -> Segments:
+    """Open segments in the devices' memory, or in the host's if some device cannot reach all; see `open_copy_engine`."""
     if meeting.agree("peers", is_well=os.environ.get("NCCL_P2P_DISABLE", "0") != "1"):
         try:
-            return PeerSegments(layout, meeting.inner("peer"), driver, device)
+            return PeerSegments(layout, meeting.inner("peer"), driver, runtime)
         except GroupFailedError:
             if not meeting.agree("staged", is_well=True):  # all know that some device cannot
                 raise
-    return HostSegments(layout, meeting.inner("host"), driver, device)
+    return HostSegments(layout, meeting.inner("host"), driver, runtime)
 
 
 def is_first_right(communicator: CopyEngineCommunicator, runtime: Runtime, limit_s: float) -> bool:

@@ -13,7 +13,7 @@ from liger.errors import GroupFailedError
 from worker.communicator.copy_engine.driver import Driver
 from worker.communicator.copy_engine.layout import Addresses, Layout
 from worker.communicator.copy_engine.meeting import Meeting
-from worker.communicator.copy_engine.segments import tensor_at
+from worker.communicator.copy_engine.runtime import Runtime
 
 _LIMIT_S: Final = 30.0
 
@@ -28,15 +28,16 @@ class PeerSegments:
         layout: Sizes.
         meeting: Of the ranks.
         driver: Creates and maps memory.
-        device: Of this rank.
+        runtime: Of this rank's device.
 
     Raises:
         GroupFailedError: Some device cannot reach another's memory, or another rank did not come.
     """
 
-    def __init__(self, layout: Layout, meeting: Meeting, driver: Driver, device: torch.device) -> None:
-        index = device.index
+    def __init__(self, layout: Layout, meeting: Meeting, driver: Driver, runtime: Runtime) -> None:
+        index = runtime.device.index or 0
         self._driver = driver
+        self._runtime = runtime
         self._size = driver.rounded(index, layout.segment_bytes)
         self._num_flags = layout.num_flags
         self._segments: list[int] = []
@@ -47,8 +48,8 @@ class PeerSegments:
             self.close()
             raise
         own = self._segments[meeting.rank]
-        self.partials = tensor_at(own + layout.payload_offset, layout.payload_bytes, device)
-        self.inboxes = torch.empty(layout.inboxes_bytes, dtype=torch.uint8, device=device)
+        self.partials = runtime.tensor_at(own + layout.payload_offset, layout.payload_bytes)
+        self.inboxes = torch.empty(layout.inboxes_bytes, dtype=torch.uint8, device=runtime.device)
         self.addresses = Addresses(
             layout=layout,
             rank=meeting.rank,
@@ -92,7 +93,7 @@ class PeerSegments:
 
     def poison(self) -> None:
         """Set all flags that this rank awaits, by a stream of its own."""
-        torch.cuda.set_device(self.partials.device)  # a new thread has no context
+        self._runtime.begin()  # a new thread has no context
         self._driver.set_words(self._stream, self._segments[self.addresses.rank], 1, self._num_flags)
         self._driver.synchronize(self._stream)
 

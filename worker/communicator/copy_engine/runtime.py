@@ -54,7 +54,24 @@ class Runtime:
         """Return events that tell times."""
         return _CUDA.Event(enable_timing=True), _CUDA.Event(enable_timing=True)
 
+    def tensor_at(self, address: int, num_bytes: int) -> Tensor:
+        """Return memory of the device as a tensor of bytes; it must outlive the tensor."""
+        return torch.as_tensor(_Memory(address, num_bytes), device=self.device)
+
     def is_at_rest(self) -> bool:
         """Tell whether the current stream has done all it has."""
         at_rest: bool = _CUDA.current_stream(self.device).query()
         return at_rest
+
+
+class _Memory:
+    """What torch needs to take a device's memory for a tensor."""
+
+    def __init__(self, address: int, num_bytes: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (num_bytes,),
+            "typestr": "|u1",
+            "data": (address, False),
+            "version": 3,
+            "strides": None,
+        }

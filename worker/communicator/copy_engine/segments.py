@@ -1,8 +1,7 @@
-"""What segments of either kind offer, and memory of a device as a tensor."""
+"""What segments of either kind offer."""
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from worker.communicator.copy_engine.layout import Addresses
@@ -27,21 +26,3 @@ class Segments(Protocol):
     def close(self) -> None:
         """Let go of the memory. The device is at rest."""
         ...
-
-
-class _Memory:
-    """What torch needs to take a device's memory for a tensor."""
-
-    def __init__(self, address: int, num_bytes: int) -> None:
-        self.__cuda_array_interface__ = {
-            "shape": (num_bytes,),
-            "typestr": "|u1",
-            "data": (address, False),
-            "version": 3,
-            "strides": None,
-        }
-
-
-def tensor_at(address: int, num_bytes: int, device: torch.device) -> Tensor:
-    """Return memory of a device as a tensor of bytes; it must outlive the tensor."""
-    return torch.as_tensor(_Memory(address, num_bytes), device=device)
