@@ -15,7 +15,7 @@ from liger.domain import BatchKind
 from liger.schedule import SequenceStart
 
 _LEAST_BATCHES = 9  # of a timed flow, beside those of its begin and end
-_MOST_BATCHES = 60
+_MOST_BATCHES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

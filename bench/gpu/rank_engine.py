@@ -84,12 +84,13 @@ class MadeEngine(Engine):
         connections = super()._connect(plan)
         if not self._symmetric:
             return connections
+        memory = self._exchange_memory(plan)
         stage = SymmetricCommunicator(
             self._symmetric,
             self._meeting.store,
             rank=plan.tp_rank,
             world_size=plan.tp_size,
-            max_numel=plan.max_batch_tokens * self._spec.hidden_size,
+            max_numel=memory.max_tokens * memory.hidden_size,
             dtype=self._dtype,
             device=str(self._device.torch_device),
         )

@@ -143,8 +143,8 @@ def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
     ):
         if not names or not set(names) <= set(known):
             parser.error(f"{flag} takes {', '.join(known)}, with commas between")
-    if not 1 <= settings.ranks <= MAX_RANKS:
-        parser.error(f"--ranks must be 1 to {MAX_RANKS}")
+    if not 2 <= settings.ranks <= MAX_RANKS:
+        parser.error(f"--ranks must be 2 to {MAX_RANKS}")
     counts = (*settings.tokens, *settings.decode_sizes, settings.layers, settings.rounds, settings.context)
     if (
         not settings.tokens

@@ -55,7 +55,7 @@ def exchange_name(settings: Settings, *, num_devices: int) -> str:
         return settings.exchange
     if settings.device == "cpu":
         return "gloo"
-    return "auto" if num_devices >= settings.ranks > 1 else "copy-engine"
+    return "auto" if num_devices >= settings.ranks else "copy-engine"
 
 
 def serial_names(settings: Settings, *, num_devices: int) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def serial_names(settings: Settings, *, num_devices: int) -> tuple[str, ...]:
     On one GPU NCCL goes over sockets and symmetric memory over the GPU's own, so neither is a baseline; where the link
     is staged in host memory there is no symmetric memory.
     """
-    if settings.device == "cpu" or num_devices < settings.ranks or settings.ranks == 1:
+    if settings.device == "cpu" or num_devices < settings.ranks:
         return ()
     names = ("nccl", "copy-engine", *(SYMMETRIC if settings.link == "auto" else ()))
     return tuple(name for name in names if name != exchange_name(settings, num_devices=num_devices))
@@ -106,7 +106,7 @@ def environment(settings: Settings, rank: int, *, num_gpus: int, partition: Mapp
     own = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "GLOO_SOCKET_IFNAME": "lo"}
     if settings.device == "cpu":
         return own
-    own |= {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"}
+    own |= {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "16"}
     shares = num_gpus < settings.ranks
     if settings.link == "host" or shares:  # the copy engine, too, then stages in host memory
         own["NCCL_P2P_DISABLE"] = "1"

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.gpu.data_plane import chosen_ms
 from bench.gpu.figures import Mixed, PlaneTimes, choose_mixed, plane_figures, summarize
 
 MS = st.floats(0.01, 1000.0)
@@ -74,6 +75,11 @@ def test_a_gain_stays_within_its_bound_as_long_as_no_more_is_hidden_than_can_be(
     found = figures(times(compute=compute, serial_same_exchange=serial, interleaved={2: interleaved}))
     assert found.gain_vs_same_exchange <= found.bound * (1 + 1e-9)
     assert found.hidden_fraction == pytest.approx(hidden, abs=1e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(1, 2.5), (2, 1.6), (3, 1.75), (4, 1.75)])
+def test_what_depth_control_chooses_is_taken_from_what_was_measured(depth, expected):
+    assert chosen_ms(times(), depth) == expected
 
 
 def mixed(gap: float, decodes: float, chunks: float) -> Mixed:
