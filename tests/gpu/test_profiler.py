@@ -49,7 +49,7 @@ def test_what_the_host_does_while_the_lane_is_held_is_not_timed(lane: torch.cuda
     watch, numbers = DeviceStopwatch(), torch.zeros(8, device="cuda")
     numbers.add_(1)
     torch.cuda.synchronize()
-    watch.hold(1000)
+    watch.hold(150_000_000)
     began = watch.mark()
     numbers.add_(1)
     time.sleep(0.03)  # a host that is slow to launch, not a wait for anything
@@ -63,15 +63,11 @@ def test_what_the_host_does_while_the_lane_is_held_is_not_timed(lane: torch.cuda
 
 def test_a_lane_that_waited_for_the_host_is_noticed(lane: torch.cuda.Stream) -> None:
     watch = DeviceStopwatch()
-    watch.hold(1)
-    time.sleep(0.05)
+    watch.hold(100_000)
+    time.sleep(0.05)  # as above
     watch.mark()
-    watch.settle()
+    assert watch.settle() >= 50_000_000
     assert watch.was_late
-    watch.hold(1)
-    time.sleep(0.05)
-    watch.settle(waited=True)
-    assert not watch.was_late
 
 
 @pytest.mark.parametrize(("compute_ms", "exchange_ms"), [(2, 20), (20, 2)])
@@ -79,7 +75,7 @@ def test_compute_and_exchanges_beside_it_end_each_when_they_do(
     lane: torch.cuda.Stream, compute_ms: int, exchange_ms: int
 ) -> None:
     watch = DeviceStopwatch()
-    watch.hold(10)
+    watch.hold(5_000_000)
     began = watch.mark()
     exchanges = [LaneExchange(exchange_ms * MS_CYCLES)]
     computed, exchanged = watch.beside(lambda: torch.cuda._sleep(compute_ms * MS_CYCLES), exchanges)

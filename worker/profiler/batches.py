@@ -17,6 +17,7 @@ from worker.sequences import SequenceTable
 from worker.shards.shard import Activation, Shard
 from worker.shards.spec import HeadKind
 from worker.timing.base import Mark, Stopwatch
+from worker.timing.budget import LaunchBudget
 
 ResultT = TypeVar("ResultT")
 
@@ -150,16 +151,19 @@ class TimedBatch:
         middle = shard.layers[len(shard.layers) // 2]
         self._layers = shard.layers if stopwatch.runs_later else range(middle, middle + 1)
         self._num_turns = turns(len(addend)) if stopwatch.runs_later else 1
+        self._budget, self._end_budget = LaunchBudget(3 * self._num_turns), LaunchBudget(2)
 
     def run(self, *, is_first: bool = False) -> dict[SegmentKind, int]:
         """Run one of each segment that this rank's stage has; return their nanoseconds, in order."""
         shard, watch, count = self._shard, self._stopwatch, self._num_turns
         self._begin_run()
-        watch.hold(3 * count)
+        watch.hold(self._budget.expected_ns)
         act, embed = self._timed(lambda _: self.begin(), count)
         _, attention = self._timed(lambda turn: self.compute(SegmentKind.ATTENTION, act, turn), count)
         partial, mlp = self._timed(lambda turn: self.compute(SegmentKind.MLP, act, turn), count)
-        watch.settle(waited=is_first)
+        launched_ns = watch.settle()
+        if not is_first:
+            self._budget.learn(launched_ns)
         timed = {SegmentKind.ATTENTION: attention, SegmentKind.MLP: mlp}
         if shard.layers.start == 0:
             timed = {SegmentKind.EMBED: embed, **timed}
@@ -170,12 +174,12 @@ class TimedBatch:
 
     def _run_ends(self, act: Activation) -> "_Timed":
         """Run the segments after the last layer, whose draws may need the host."""
-        self._stopwatch.hold(2)
+        self._stopwatch.hold(self._end_budget.expected_ns)
         candidates, head = self._timed(lambda _: self._head(act))
         timed = {SegmentKind.HEAD: head}
         if candidates is not None:
             _, timed[SegmentKind.SAMPLE] = self._timed(lambda _: self._sample(candidates))
-        self._stopwatch.settle(waited=True)
+        self._stopwatch.settle()
         return timed
 
     def begin(self) -> Activation:

@@ -15,6 +15,7 @@ from worker.profiler.contention import balanced, factors
 from worker.profiler.plan import ExchangeSize
 from worker.profiler.sweep import Run
 from worker.timing.base import Stopwatch
+from worker.timing.budget import LaunchBudget
 
 PARTS_PER_MILLION: Final = 1_000_000
 _SLOT: Final = 0  # whose memory is exchanged
@@ -62,19 +63,18 @@ class ExchangeBench:
         """Return what measures one exchange: its nanoseconds, from when all ranks are there."""
         if cell.segment is SegmentKind.GATHER:
             part = torch.zeros(2 * cell.size, device=self._device)  # a value and an id for each row
-            return lambda: (self._alone([lambda: self._communicator.all_gather(part)]),)
-        begins = self._begins(cell.size)
-        return lambda: (self._alone(begins),)
+            return self._alone([lambda: self._communicator.all_gather(part)])
+        return self._alone(self._begins(cell.size))
 
     def trial(self, name: str, batch: TimedBatch, exchange_tokens: int) -> Run:
         """Return what measures one way to exchange: nanoseconds alone, beside compute, and of compute's delay by it."""
-        begins = self._begins(exchange_tokens)
+        alone = self._alone(self._begins(exchange_tokens))
         self.choose(lambda *_: name)
         beside = self.co_run(batch, SegmentKind.MLP, exchange_tokens)
 
         def run() -> tuple[int, ...]:
             self.choose(lambda *_: name)
-            alone_ns = self._alone(begins)
+            (alone_ns,) = alone()
             compute_factor, exchange_factor = (part / PARTS_PER_MILLION for part in beside())
             beside_ns = round(alone_ns * exchange_factor)
             return alone_ns, beside_ns, round(beside_ns * (1 - 1 / compute_factor))
@@ -91,18 +91,22 @@ class ExchangeBench:
                 batch.compute(kind, act, turn)
 
         def each_alone() -> tuple[int, int]:
-            computed_ns, _ = self._together(num_computes, compute, ())
-            return computed_ns, self._together(0, lambda: None, partials)[1]
+            computed_ns, _ = self._together(compute, (), computing)
+            return computed_ns, self._together(lambda: None, partials, exchanging)[1]
 
-        self._together(1, compute, partials)  # the first run of a shape takes longer
+        computing, exchanging, both = (LaunchBudget(2) for _ in range(3))
+        self._together(compute, partials, both)  # the first run of a shape takes longer
         compute_ns, exchange_ns = self._agreement.slowest(each_alone())
         num_computes, num_exchanges = balanced(compute_ns, exchange_ns, self._stopwatch.enough_ns)
         partials = self._partials(exchange_tokens, num_exchanges)
+        computing, exchanging, both = map(
+            LaunchBudget, (num_computes, num_exchanges + 1, num_computes + num_exchanges + 1)
+        )
 
         def run() -> tuple[int, ...]:
             alone_ns = each_alone()
             self._take(is_beside=True)
-            together_ns = self._together(num_computes, compute, partials)
+            together_ns = self._together(compute, partials, both)
             self._take(is_beside=False)
             return tuple(round(factor * PARTS_PER_MILLION) for factor in factors(alone_ns, together_ns))
 
@@ -130,33 +134,39 @@ class ExchangeBench:
 
         return [begin(partial) for partial in self._partials(num_tokens, count)]
 
-    def _alone(self, begins: Sequence[Callable[[], Exchange]]) -> int:
-        """Return the nanoseconds of one of some exchanges, each begun when the one before is done."""
-        watch = self._stopwatch
-        self._meet(len(begins))
-        began = watch.mark()
-        for begin in begins:
-            begin().wait()
-        ended = watch.mark()
-        watch.settle()
-        return watch.between_ns(began, ended) // len(begins)
+    def _alone(self, begins: Sequence[Callable[[], Exchange]]) -> Run:
+        """Return what measures one of some exchanges, each begun when the one before is done."""
+        watch, budget = self._stopwatch, LaunchBudget(len(begins) + 1)
 
-    def _together(self, num_computes: int, compute: Callable[[], None], partials: Sequence[Tensor]) -> tuple[int, int]:
+        def run() -> tuple[int, ...]:
+            self._meet(budget)
+            began = watch.mark()
+            for begin in begins:
+                begin().wait()
+            ended = watch.mark()
+            budget.learn(watch.settle())
+            return (watch.between_ns(began, ended) // len(begins),)
+
+        return run
+
+    def _together(
+        self, compute: Callable[[], None], partials: Sequence[Tensor], budget: LaunchBudget
+    ) -> tuple[int, int]:
         """Run compute beside exchanges back to back; return when each was done, counted from the common begin."""
         watch = self._stopwatch
         if partials:
-            self._meet(num_computes + len(partials))
+            self._meet(budget)
         else:
-            watch.hold(num_computes)
+            watch.hold(budget.expected_ns)
         began = watch.mark()
         exchanges = [self._communicator.all_reduce(partial) for partial in partials]
         computed, exchanged = watch.beside(compute, exchanges)
-        watch.settle()
+        budget.learn(watch.settle())
         return watch.between_ns(began, computed), watch.between_ns(began, exchanged)
 
-    def _meet(self, num_launches: int) -> None:
+    def _meet(self, budget: LaunchBudget) -> None:
         """Wait until all ranks are here, and where work runs later let their lanes meet before what is launched."""
         self._agreement.meet()
         if self._stopwatch.runs_later:
-            self._stopwatch.hold(num_launches + 1)
+            self._stopwatch.hold(budget.expected_ns)
             self._communicator.all_reduce(self._partial(1, PLACES - 1)).wait()

@@ -18,8 +18,8 @@ class Stopwatch(Protocol):
     runs_later: bool  # whether what is launched runs later, so that the host's clock says nothing of it
     enough_ns: int  # a run that takes less shows little but noise
 
-    def hold(self, num_launches: int) -> None:
-        """Let the compute lane wait while so many segments and exchanges are launched; what follows waits with it.
+    def hold(self, launch_ns: int) -> None:
+        """Let the compute lane wait for about as long as the host will take to launch a run; what follows waits too.
 
         So launching is no part of what is timed, as where the host is ahead or a graph is replayed.
         """
@@ -39,12 +39,8 @@ class Stopwatch(Protocol):
         """
         ...
 
-    def settle(self, *, waited: bool = False) -> None:
-        """Wait until all marks are reached.
-
-        Args:
-            waited: The launches waited for the device themselves, so that how late they were tells nothing.
-        """
+    def settle(self) -> int:
+        """Wait until all marks are reached; return the nanoseconds that the host took to launch, 0 where it waits."""
         ...
 
     def between_ns(self, begin: Mark, end: Mark) -> int:

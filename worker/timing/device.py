@@ -6,6 +6,7 @@ launched; the device then goes through it at its own pace. Capturing graphs just
 for some hundred nanoseconds a kernel, and would not do for segments whose draws need the host.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,8 +16,6 @@ from worker.communicator.base import Exchange
 
 _ENOUGH_NS: Final = 2_000_000
 _CYCLES_PER_US: Final = 2_200  # of the fastest clock; with a slower one the lane waits longer
-_LAUNCH_US: Final = 150.0  # of one segment or exchange, at first
-_MOST_LAUNCH_US: Final = 1_000.0
 _CUDA: Final[Any] = torch.cuda  # torch's stubs leave some of it untyped
 
 
@@ -24,21 +23,26 @@ class DeviceStopwatch:
     """Records events on the current stream, which is the compute lane. Implements `Stopwatch`.
 
     Made on the device that is current, and used by the thread that launches.
+
+    Args:
+        clock_ns: The host's monotonic nanoseconds.
     """
 
     runs_later = True
     enough_ns = _ENOUGH_NS
 
-    def __init__(self) -> None:
-        self.was_late = False  # whether the device waited for the host in the last run
-        self._launch_us = _LAUNCH_US
+    def __init__(self, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
+        self.was_late = False  # whether launching the last run took longer than the lane was held
+        self._clock_ns = clock_ns
         self._watcher = _CUDA.Stream()  # waits for exchanges in the compute lane's place
         self._opened: Any = None
+        self._held_ns = 0  # when it began, on the host
 
-    def hold(self, num_launches: int) -> None:
+    def hold(self, launch_ns: int) -> None:
         """Let the compute lane wait for about as long as the launches take."""
-        _CUDA._sleep(int(num_launches * self._launch_us * _CYCLES_PER_US))  # noqa: SLF001 - there is no other name
+        _CUDA._sleep(launch_ns * _CYCLES_PER_US // 1_000)  # noqa: SLF001 - there is no other name
         self._opened = self.mark()
+        self._held_ns = self._clock_ns()
 
     def mark(self) -> Any:
         """Record an event on the compute lane."""
@@ -55,13 +59,12 @@ class DeviceStopwatch:
                 exchange.wait()
             return computed, self.mark()
 
-    def settle(self, *, waited: bool = False) -> None:
-        """Wait for the device. Runs that were late make the next ones wait for longer."""
-        self.was_late = self._opened is not None and not waited and bool(self._opened.query())
-        self._opened = None
+    def settle(self) -> int:
+        """Wait for the device; return how long launching took, with any wait for the device in it."""
+        launched_ns = self._clock_ns() - self._held_ns
+        self.was_late = bool(self._opened.query())
         _CUDA.synchronize()
-        if self.was_late:
-            self._launch_us = min(2 * self._launch_us, _MOST_LAUNCH_US)
+        return launched_ns
 
     def between_ns(self, begin: Any, end: Any) -> int:
         """Return the nanoseconds between two events."""

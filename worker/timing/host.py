@@ -25,7 +25,7 @@ class HostStopwatch:
     def __init__(self, clock_ns: Callable[[], int] = time.perf_counter_ns) -> None:
         self._clock_ns = clock_ns
 
-    def hold(self, num_launches: int) -> None:
+    def hold(self, launch_ns: int) -> None:
         """Do nothing: work runs when it is called."""
 
     def mark(self) -> int:
@@ -40,8 +40,9 @@ class HostStopwatch:
             computed_ns = self._clock_ns()
             return computed_ns, exchanged.result()
 
-    def settle(self, *, waited: bool = False) -> None:
+    def settle(self) -> int:
         """Do nothing: all is done."""
+        return 0
 
     def between_ns(self, begin: int, end: int) -> int:
         """Return the nanoseconds between two marks."""
