@@ -47,10 +47,11 @@ class GatewaySession:
                 self._submit(message.submit)
             case "cancel":
                 self._cancel(message.cancel)
-            case "acknowledge":
-                self._acknowledge(message.acknowledge)
+            case "acknowledgements":
+                for told in message.acknowledgements.of:
+                    self._acknowledge(told)
             case _:
-                raise InvalidRequestError("a gateway may send submit, cancel and acknowledge after its hello")
+                raise InvalidRequestError("a gateway may send submit, cancel and acknowledgements after its hello")
 
     def send(self, message: controller_pb2.ConnectResponse) -> None:
         """Queue a message for the gateway."""

@@ -54,9 +54,10 @@ def from_cancel(request_id: str, sample: int | None, reason: FinishReason) -> pb
     return pb.Cancel(request_id=request_id, sample=sample, reason=types_pb2.FinishReason.ValueType(reason))
 
 
-def from_acknowledgement(request_id: str, sample: int, num_tokens: int) -> pb.Acknowledge:
-    """Return what of a sample has reached its client as a message."""
-    return pb.Acknowledge(request_id=request_id, sample=sample, num_tokens=num_tokens)
+def from_acknowledgements(taken: Iterable[tuple[tuple[str, int], int]]) -> pb.Acknowledgements:
+    """Return how many tokens of each (request, sample) have reached their client as a message."""
+    told = [pb.Acknowledge(request_id=name, sample=sample, num_tokens=count) for (name, sample), count in taken]
+    return pb.Acknowledgements(of=told)
 
 
 def to_served(entry: pb.Catalogue.Entry) -> Served:

@@ -5,12 +5,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Final
 
-from gateway.controller_codec import from_acknowledgement, from_cancel
+from gateway.controller_codec import from_acknowledgements, from_cancel
 from liger.domain import FinishReason
 from liger.errors import OverloadedError
 from liger.v1 import controller_pb2 as pb
 
 MAX_WAITING_SUBMITS: Final = 256
+MAX_ACKNOWLEDGED: Final = 1024  # samples, in one message
 RETRY_AFTER_S: Final = 1.0
 
 
@@ -67,7 +68,8 @@ class Outgoing:
             (request_id, sample), reason = self._cancels.popitem(last=False)
             return pb.ConnectRequest(cancel=from_cancel(request_id, sample, reason))
         if self._acknowledges:
-            (request_id, taken_of), num_tokens = self._acknowledges.popitem(last=False)
-            return pb.ConnectRequest(acknowledge=from_acknowledgement(request_id, taken_of, num_tokens))
+            count = min(len(self._acknowledges), MAX_ACKNOWLEDGED)
+            taken = [self._acknowledges.popitem(last=False) for _ in range(count)]
+            return pb.ConnectRequest(acknowledgements=from_acknowledgements(taken))
         _, message = self._submits.popitem(last=False)
         return pb.ConnectRequest(submit=message)

@@ -127,4 +127,5 @@ class Client:
             for name, count in given.items()
             if count % ACKNOWLEDGE_EVERY == 0
         ]
-        return [controller_pb2.ConnectRequest(acknowledge=each) for each in said]
+        acknowledgements = controller_pb2.Acknowledgements(of=said)
+        return [controller_pb2.ConnectRequest(acknowledgements=acknowledgements)] if said else []

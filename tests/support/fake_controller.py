@@ -235,9 +235,9 @@ class FakeController(controller_pb2_grpc.ControllerServiceServicer):
                 task.add_done_callback(self._scripts.discard)
             elif message.WhichOneof("message") == "cancel":
                 self.cancels.append(message.cancel)
-            elif message.WhichOneof("message") == "acknowledge":
-                told = message.acknowledge
-                self.taken[told.request_id, told.sample] = told.num_tokens
+            elif message.WhichOneof("message") == "acknowledgements":
+                for told in message.acknowledgements.of:
+                    self.taken[told.request_id, told.sample] = told.num_tokens
             await self._tell()
 
     async def _run(self, submit: controller_pb2.Submit, talk: Conversation) -> None:

@@ -49,21 +49,26 @@ def take(session, **message):
     session.take(controller_pb2.ConnectRequest(**message))
 
 
-def acknowledgement(request_id, sample=0, num_tokens=0):
-    return controller_pb2.Acknowledge(request_id=request_id, sample=sample, num_tokens=num_tokens)
+def acknowledgements(*told):
+    """Return the message of (request, sample, tokens) each."""
+    each = [
+        controller_pb2.Acknowledge(request_id=name, sample=sample, num_tokens=count) for name, sample, count in told
+    ]
+    return controller_pb2.Acknowledgements(of=each)
 
 
-def test_an_acknowledgement_reaches_the_group_of_its_request(session, group):
+def test_acknowledgements_reach_the_groups_of_their_requests(session, group):
     take(session, submit=submit("r"))
-    take(session, acknowledge=acknowledgement("r", 2, 17))
-    assert group.asked == [("acknowledge", "r", 2, 17)]
+    take(session, submit=submit("q"))
+    take(session, acknowledgements=acknowledgements(("r", 2, 17), ("nobody's", 0, 5), ("q", 0, 3)))
+    assert group.asked == [("acknowledge", "r", 2, 17), ("acknowledge", "q", 0, 3)]
 
 
 @pytest.mark.parametrize("request_id", ["never", "over", ""])
 def test_an_acknowledgement_of_no_request_under_way_is_ignored(session, group, request_id):
     take(session, submit=submit("over"))
     group.say(RequestBroken(request_id="over", error=DeadlineError("late")))
-    take(session, acknowledge=acknowledgement(request_id, num_tokens=2**32 - 1))
+    take(session, acknowledgements=acknowledgements((request_id, 0, 2**32 - 1)))
     assert group.asked == []
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.outgoing import MAX_WAITING_SUBMITS, Outgoing
+from gateway.outgoing import MAX_ACKNOWLEDGED, MAX_WAITING_SUBMITS, Outgoing
 from liger.domain import FinishReason
 from liger.errors import OverloadedError
 from liger.v1 import controller_pb2 as pb
@@ -74,19 +74,28 @@ async def test_acknowledgements_go_after_cancels_and_before_submits() -> None:
     outgoing.acknowledge("running", 1, 64)
     outgoing.cancel("old", None, FinishReason.CANCELLED)
     kinds = [(await anext(messages)).WhichOneof("message") for _ in range(3)]
-    assert kinds == ["cancel", "acknowledge", "submit"]
+    assert kinds == ["cancel", "acknowledgements", "submit"]
 
 
-async def test_of_several_acknowledgements_of_a_sample_the_last_is_sent() -> None:
+async def test_acknowledgements_share_a_message_and_of_a_samples_the_last_is_sent() -> None:
     outgoing = Outgoing("me")
     messages = await begun(outgoing)
     for num_tokens in (64, 128, 192):
         outgoing.acknowledge("a", 0, num_tokens)
     outgoing.acknowledge("a", 1, 70)
     outgoing.submit(submit("b"))
-    sent = [await anext(messages) for _ in range(3)]
-    assert [message.acknowledge for message in sent[:2]] == [
+    told, asked = await anext(messages), await anext(messages)
+    assert list(told.acknowledgements.of) == [
         pb.Acknowledge(request_id="a", sample=0, num_tokens=192),
         pb.Acknowledge(request_id="a", sample=1, num_tokens=70),
     ]
-    assert sent[2].submit.request_id == "b"
+    assert asked.submit.request_id == "b"
+
+
+async def test_a_message_holds_no_more_acknowledgements_than_it_may() -> None:
+    outgoing = Outgoing("me")
+    messages = await begun(outgoing)
+    for number in range(MAX_ACKNOWLEDGED + 1):
+        outgoing.acknowledge(str(number), 0, 64)
+    counts = [len((await anext(messages)).acknowledgements.of) for _ in range(2)]
+    assert counts == [MAX_ACKNOWLEDGED, 1]
