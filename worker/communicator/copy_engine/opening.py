@@ -62,7 +62,7 @@ def open_copy_engine(
 
 
 def open_segments(layout: Layout, meeting: Meeting, driver: Driver, runtime: Runtime) -> Segments:
-    """Open segments in the devices' memory, or in the host's if some device cannot reach all; see `open_copy_engine`."""
+    """Open segments in the devices' memory, or in the host's if some device cannot reach all others'."""
     if meeting.agree("peers", is_well=os.environ.get("NCCL_P2P_DISABLE", "0") != "1"):
         try:
             return PeerSegments(layout, meeting.inner("peer"), driver, runtime)
