@@ -94,7 +94,7 @@ class Engine:
         cache = None
         if BatchKind.DECODE in segments:
             cache = allocate_cache(self._config, plan, shard, self._device, self._dtype)
-        attention = make_attention(self._device, shard, self._dtype)
+        attention = make_attention(self._device, shard, cache, self._dtype)
         draws = cache is not None and plan.pp_stage == plan.pp_size - 1
         self._matchers = self._start_matchers() if draws else None
         self._executor = build_executor(
@@ -137,7 +137,7 @@ class Engine:
             raise LigerError("a profile was asked for before the rank had joined")
         profiler = Profiler(
             ProfileStore(self._config.profile_folder or liger_home() / "profiles"),
-            hardware=hardware_name(self.device),
+            hardware=hardware_name(self.device, self._device.torch_device),
             limit_s=self._config.profile_limit_s,
             progress=progress,
             aborted=self._aborted,
