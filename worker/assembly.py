@@ -86,7 +86,7 @@ def _launch_all(parts: Parts, runner: SegmentRunner) -> LaunchAll:
     )
 
 
-def make_attention(device: Device, shard: Shard, dtype: torch.dtype) -> AttentionBackend:
+def make_attention(device: Device, shard: Shard, cache: KvCache | None, dtype: torch.dtype) -> AttentionBackend:
     """Return how a shard's heads attend on a device."""
     spec = shard.spec
     return device.attention(
@@ -97,6 +97,7 @@ def make_attention(device: Device, shard: Shard, dtype: torch.dtype) -> Attentio
             windows=spec.sliding_windows,
             causal=spec.causal,
             max_length=spec.max_length,
+            block_size=cache.block_size if cache is not None else None,
             dtype=dtype,
             device=device.torch_device,
         )

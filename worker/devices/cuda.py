@@ -102,7 +102,7 @@ class CudaDevice:
 
     def new_capturer(self) -> "CudaCapturer":
         """Return what captures on the compute stream, which is the current one."""
-        return CudaCapturer(waits_inside=False)
+        return CudaCapturer(waits_inside=True)
 
     def begin_window(self) -> None:
         """Take a page of pinned memory."""

@@ -13,6 +13,7 @@ from worker.inputs import BatchInputs, Claim, InputBuilder
 from worker.outputs import EncodeOutputs
 from worker.profiler.plan import Shape, block_tables
 from worker.sampling.sampler import Candidates, Sampler
+from worker.sampling.transfers import Stage
 from worker.sequences import SequenceTable
 from worker.shards.shard import Activation, Shard
 from worker.shards.spec import HeadKind
@@ -32,6 +33,7 @@ class Inputs:
 
     table: SequenceTable  # of the profiler's own: the rank's is not touched
     builder: InputBuilder  # with that table
+    bring: Stage  # brings other numbers to the device
     begin_run: Callable[[], None]  # called before each run, when the device has done with those before
     end_runs: Callable[[], None]  # called after the last
 
@@ -136,6 +138,7 @@ class TimedBatch:
         self._shard = shard
         self._table = inputs.table
         self._builder = inputs.builder
+        self._bring = inputs.bring
         self._begin_run = inputs.begin_run
         self._begin_run()
         self._claim = claim
@@ -209,7 +212,7 @@ class TimedBatch:
         inputs = self._inputs
         hidden = self._shard.finish(act)[: inputs.num_tokens]
         if self._sampler is None:
-            EncodeOutputs(self._shard, inputs, hidden)
+            EncodeOutputs(self._shard, inputs, hidden, self._bring)
             return None
         drawing = hidden if inputs.draw_places is None else hidden.index_select(0, inputs.draw_places)
         return self._sampler.candidates(self._shard.logits(drawing), inputs.draws)

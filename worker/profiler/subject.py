@@ -16,6 +16,7 @@ from worker.profiler.batches import BatchMaker, Inputs
 from worker.profiler.identity import profile_key
 from worker.profiler.plan import CPU_BUCKETS, CUDA_BUCKETS, Bounds, Buckets
 from worker.rank import JoinPlan
+from worker.sampling.picking import PickNoisy
 from worker.sampling.sampler import Sampler
 from worker.sequences import SequenceTable
 from worker.shards.partition import split
@@ -74,7 +75,7 @@ def make_subject(
     return Subject(
         communicator=communicator,
         host=host or communicator,
-        batches=_batch_maker(shard, communicator, cache, inputs, watch),
+        batches=_batch_maker(shard, communicator, cache, inputs=inputs, stopwatch=watch, pick=device.pick),
         bounds=_bounds(plan, shard, cache, communicator.world_size, CUDA_BUCKETS if device.runs_ahead else CPU_BUCKETS),
         hidden_size=shard.spec.hidden_size,
         dtype=dtype,
@@ -87,14 +88,20 @@ def make_subject(
 
 
 def _batch_maker(
-    shard: Shard, communicator: Communicator, cache: KvCache | None, inputs: Inputs, stopwatch: Stopwatch
+    shard: Shard,
+    communicator: Communicator,
+    cache: KvCache | None,
+    *,
+    inputs: Inputs,
+    stopwatch: Stopwatch,
+    pick: PickNoisy,
 ) -> BatchMaker:
     num_ranks = communicator.world_size
     vocabulary = [split(shard.spec.vocab_size, num_ranks, rank) for rank in range(num_ranks)]
     return BatchMaker(
         shard=shard,
         inputs=inputs,
-        sampler=Sampler(vocabulary, communicator.rank) if cache else None,
+        sampler=Sampler(vocabulary, communicator.rank, inputs.bring, pick) if cache else None,
         block_size=cache.block_size if cache else 1,
         num_parts=num_ranks,
         stopwatch=stopwatch,
@@ -114,7 +121,7 @@ def _inputs(
     table = SequenceTable(plan.num_rows, device=device.torch_device)
     builder = InputBuilder(spec=shard.spec, table=table, cache=cache, dtype=dtype, device=device, attention=attention)
     windows = _Windows(device)
-    return Inputs(table=table, builder=builder, begin_run=windows.begin, end_runs=windows.end)
+    return Inputs(table=table, builder=builder, bring=device.bring, begin_run=windows.begin, end_runs=windows.end)
 
 
 class _Windows:
