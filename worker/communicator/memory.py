@@ -38,7 +38,8 @@ class PartialMemory:
         sizes = self._sizes
         block = self._blocks.get((slot, place))
         if block is None:
-            block = torch.empty(sizes.partial_bytes, dtype=torch.uint8, device=sizes.device)
+            with torch.inference_mode(mode=False):  # it is used in and out of that mode
+                block = torch.empty(sizes.partial_bytes, dtype=torch.uint8, device=sizes.device)
             self._blocks[slot, place] = block
         return view_of(block, shape, dtype)
 

@@ -152,6 +152,7 @@ class CopyEngineCommunicator:
         if self._is_closed:
             return
         self._is_closed = True
+        self._runtime.begin()
         self.abort()  # nothing is under way that anybody wants
         self._runtime.rest()
         self._poisoner.stop()

@@ -86,15 +86,15 @@ class Driver:
     """CUDA's driver, in the calling thread's current context. Streams and events are handles.
 
     Args:
-        library: Stands in for libcuda in tests.
+        library: Its name, or what stands in for it in tests.
 
     Raises:
         GroupFailedError: There is no CUDA driver here; likewise from methods, where a call fails.
     """
 
-    def __init__(self, library: Any = None) -> None:
+    def __init__(self, library: Any = "libcuda.so.1") -> None:
         try:
-            self._library = library or ctypes.CDLL("libcuda.so.1")
+            self._library = ctypes.CDLL(library) if isinstance(library, str) else library
         except OSError as error:
             raise GroupFailedError(f"copy-engine exchanges need CUDA's driver: {error}") from error
         for name, types in _CALLS.items():

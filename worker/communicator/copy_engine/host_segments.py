@@ -11,7 +11,7 @@ import torch
 
 from liger.errors import ConfigError, GroupFailedError
 from worker.communicator.copy_engine.driver import Driver
-from worker.communicator.copy_engine.layout import Addresses, Layout
+from worker.communicator.copy_engine.layout import FLAG_BYTES, Addresses, Layout
 from worker.communicator.copy_engine.meeting import Meeting
 from worker.communicator.copy_engine.runtime import Runtime
 
@@ -42,9 +42,8 @@ class HostSegments:
         self._file = map_together(meeting, size * layout.world_size)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._file))
         base = driver.register(self._start, size * layout.world_size)
-        self._flags = torch.frombuffer(
-            self._file, dtype=torch.int32, count=layout.num_flags, offset=meeting.rank * size
-        )
+        self._flags = self._start + meeting.rank * size
+        self._flags_bytes = layout.num_flags * FLAG_BYTES
         self.partials = torch.empty(layout.payload_bytes, dtype=torch.uint8, device=runtime.device)
         self.inboxes = torch.empty(layout.inboxes_bytes, dtype=torch.uint8, device=runtime.device)
         self.addresses = Addresses(
@@ -57,8 +56,8 @@ class HostSegments:
         )
 
     def poison(self) -> None:
-        """Set all flags that this rank awaits, by plain stores."""
-        self._flags.fill_(1)
+        """Set all flags that this rank awaits, by plain stores: to more than 1, which ends a wait for 1 too."""
+        ctypes.memset(self._flags, 1, self._flags_bytes)
 
     def close(self) -> None:
         """Unpin the file. It is unmapped with the last reference."""

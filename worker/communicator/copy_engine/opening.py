@@ -22,6 +22,7 @@ _POLL_S: Final = 0.001
 _FIRST: Final = 41  # what rank 0 says in the first exchange
 
 
+@torch.inference_mode(mode=False)  # its memory is used in and out of that mode
 def open_copy_engine(
     store: Any,
     *,
