@@ -65,7 +65,7 @@ class NcclCommunicator:
             os.environ.setdefault(name, value)
         options = _DIST.ProcessGroupNCCL.Options(is_high_priority_stream=True)
         options._timeout = timedelta(seconds=limit_s)  # noqa: SLF001 - the only way to set it
-        torch.cuda.set_device(memory.device)
+        _CUDA.set_device(memory.device)
         self._group = self.call(lambda: _DIST.ProcessGroupNCCL(store, rank, world_size, options))
         first = torch.ones(1, device=memory.device)
         self.all_reduce(first).wait()  # connects, which no graph could capture
@@ -116,10 +116,10 @@ class NcclCommunicator:
             raise GroupFailedError(f"an exchange with the other ranks failed: {first_line}") from error
 
     def _begin(self, function: Callable[[], Any], result: tuple[Tensor, ...]) -> NcclExchange:
-        if not self.timed or torch.cuda.is_current_stream_capturing():
+        if not self.timed or _CUDA.is_current_stream_capturing():
             return NcclExchange(self, self.call(function), result, None)
         watch, began, ended = self._watch, _CUDA.Event(enable_timing=True), _CUDA.Event(enable_timing=True)
-        watch.wait_stream(torch.cuda.current_stream())
+        watch.wait_stream(_CUDA.current_stream())
         began.record(watch)  # after the end of the one before, as exchanges run one after another
         work = self.call(function)
         with _CUDA.stream(watch):
