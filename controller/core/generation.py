@@ -258,9 +258,11 @@ class Generation:
         some = free[:: -(-len(free) // _FEW)]
         context = sum(sequence.next_position for sequence in some) // len(some)
         num_groups = self._sizing.num_groups(total, context, beside_others=beside_others)
-        if self._num_decoding >= num_groups:
+        size = -(-total // num_groups)
+        is_few = 2 * len(free) < size  # weights are read once more for them, and groups would stay uneven
+        if self._num_decoding >= num_groups or (self._num_decoding and is_few):
             return 0  # they join the sequences that decode now, when these are done
-        return -(-total // num_groups)
+        return size
 
 
 def _join(sequence: Sequence) -> None:

@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.core.block_manager import BlockManager
+from controller.core.charges import Charges
 from controller.core.events import RequestBroken, RequestEnded, TokensMade
+from controller.core.generation import Generation
+from controller.core.limits import BatchLimits
 from controller.core.plan import Strategy
+from controller.core.sequence import samples_of
+from controller.core.sequence_memory import SequenceMemory
 from liger.domain import FinishReason
 from liger.errors import InvalidRequestError
 from tests.support.scheduling import Run, check_clean, encode, expected_output, generate
@@ -273,3 +279,58 @@ def test_whatever_comes_nothing_is_lost_doubled_or_kept(actions, strategy, num_b
             made = run.tokens(name, sample)
             assert made == expected[: len(made)]
             assert name in cancelled or len(made) == max_tokens
+
+
+class _TwoGroups:
+    """A sizing for which two decode batches pay whatever there is."""
+
+    def num_parts(self, _kind, _num_tokens):
+        return 1
+
+    def num_groups(self, _num_sequences, _context, *, beside_others):
+        return 1 if beside_others else 2
+
+    def tokens_beside(self, _kind):
+        return None
+
+
+def decoding(num_sequences):
+    """Return sequences that decode, all of them in no batch, and what forms their batches."""
+    limits = BatchLimits(max_batch_tokens=4096, max_sequences=64)
+    memory = SequenceMemory(64, BlockManager(num_blocks=1000, block_size=16))
+    generation = Generation(limits, memory, _TwoGroups())
+    for number in range(num_sequences):
+        begin(generation, number)
+    return generation
+
+
+def begin(generation, number):
+    request = generate(f"s{number}", range(8), max_tokens=100)
+    (sequence,) = samples_of(request, request.work, number, Charges())
+    generation.add(sequence, [])
+    generation.admit()
+    generation.prefill(1, 0, enough=4096, most=4096)
+    sequence.in_batch = False
+
+
+def decode_size(generation):
+    batch = generation.decode(1, 0, beside_others=False)
+    return len(batch.sequences) if batch is not None else 0
+
+
+def test_two_groups_are_halves():
+    generation = decoding(9)
+    assert [decode_size(generation) for _ in range(3)] == [5, 4, 0]
+
+
+@pytest.mark.parametrize(("num_new", "size"), [(1, 0), (2, 2), (4, 4)])
+def test_few_new_sequences_wait_to_join_those_that_decode_and_a_half_does_not(num_new, size):
+    generation = decoding(8 - num_new)
+    big = generation.decode(1, 0, beside_others=True)
+    for number in range(num_new):
+        begin(generation, 100 + number)
+    assert decode_size(generation) == size
+    for sequence in big.sequences:
+        sequence.in_batch = False
+    generation.published(is_decode=True)
+    assert decode_size(generation) == 4
