@@ -4,16 +4,15 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import le
 
 from controller.codec.ranks import encode_pattern, encode_window
 from controller.core.plan import Topology
-from controller.core.window_report import WindowReport
+from controller.core.window_report import WindowReport, check_timings
 from controller.rank_link import RankLink
 from liger.digest import launch_digest, order_digest
 from liger.domain import Fence
 from liger.errors import GroupFailedError
-from liger.schedule import MAX_PATTERNS, Pattern, StepSpans, Window, WindowOutcome
+from liger.schedule import MAX_PATTERNS, Pattern, Window, WindowOutcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,7 +79,7 @@ class Dispatcher:
             raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number}, which is not due from it")
         if outcome.launched_digest != pending.digests[rank]:
             raise GroupFailedError(f"rank {rank} launched window {outcome.number} in another order than published")
-        _check(rank, outcome, pending.window)
+        check_timings(rank, outcome, pending.window)
         pending.outcomes[rank] = outcome
         while self._pending and len(self._pending[0].outcomes) == len(self._links):
             self._done.append(self._join(self._pending.popleft()))
@@ -91,24 +90,3 @@ class Dispatcher:
         if len({outcome.sampled_digest for outcome in outcomes[self._reporter :]}) > 1:
             raise GroupFailedError(f"the ranks drew different tokens in window {pending.window.number}")
         return WindowReport(outcome=outcomes[self._reporter], timings=tuple(one.timings for one in outcomes))
-
-
-def _check(rank: int, outcome: WindowOutcome, window: Window) -> None:
-    """Refuse an acknowledgement that no rank of this version would give.
-
-    Raises:
-        GroupFailedError: Its timings do not fit its window, or cannot be.
-    """
-    timings = outcome.timings
-    lengths = {len(timings.batch_compute_ns), len(timings.batch_exposed_ns)}
-    times = (timings.compute_ns, timings.communication_ns, timings.exposed_ns, timings.ended_ns - timings.started_ns)
-    if lengths != {len(window.batch_ids)} or min(*times, *timings.batch_compute_ns, *timings.batch_exposed_ns) < 0:
-        raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with timings that cannot be")
-    spans = StepSpans.of(timings.spans)
-    if spans and not (
-        max(spans.windows) <= outcome.number
-        and min(spans.begins_ns) >= 0
-        and max(spans.ends_ns) <= timings.ended_ns
-        and all(map(le, spans.begins_ns, spans.ends_ns))
-    ):
-        raise GroupFailedError(f"rank {rank} acknowledged window {outcome.number} with spans that cannot be")

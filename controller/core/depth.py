@@ -14,8 +14,7 @@ from typing import Final
 from controller.core.batch import Batch
 from controller.core.cost_model import CostModel, Shape
 from controller.core.plan import Forwards, Strategy
-from controller.core.planner import bucketed
-from controller.core.situation import MIXED_SHARE
+from controller.core.situation import MIXED_SHARE, bucketed
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.views import DecodeChoice
 

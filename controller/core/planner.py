@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from math import ceil, log2
 from typing import Final
 
 from controller.core.batch import Batch
@@ -27,7 +26,7 @@ from controller.core.plan import (
     one_stage_each,
     whole_forward,
 )
-from controller.core.situation import InterleaveOptions, Situation, View
+from controller.core.situation import InterleaveOptions, Situation, View, bucketed, rounded
 from liger.domain import BatchKind, SegmentKind
 
 MAX_CACHED: Final = 4096  # cuts
@@ -36,7 +35,6 @@ SEARCH_NS: Final = 80e6  # several times what a search takes (bench.planner): ra
 HASTE_NS: Final = 12e6  # likewise a hasty one
 
 _PARTS_OF_A_LAYER: Final = 4  # times are rounded to such parts of the primary's layer
-_MAX_PARTS: Final = 16
 
 Key = tuple[tuple[View, ...], tuple[float, ...], Situation]
 """Batches in flight, when lanes are free, what is planned for."""
@@ -163,10 +161,10 @@ class Planner:
         shapes = [bucketed(batch.shape) for batch in in_flight]
         unit_ns = self._unit(shapes[0], self.costs.version)
         views = tuple(
-            View(shape, self._place(shape, shapes[0], batch), _rounded(self._ready.get(batch.batch_id, 0.0), unit_ns))
+            View(shape, self._place(shape, shapes[0], batch), rounded(self._ready.get(batch.batch_id, 0.0), unit_ns))
             for shape, batch in zip(shapes, in_flight, strict=True)
         )
-        free = tuple(_rounded(each, unit_ns) for each in self._free) or (0.0,) * (2 * self.topology.pp_size)
+        free = tuple(rounded(each, unit_ns) for each in self._free) or (0.0,) * (2 * self.topology.pp_size)
         situation = Situation.LONE if len(views) == 1 and not is_pressed else Situation.USUAL
         kinds = {shape.kind for shape in shapes}
         if BatchKind.DECODE in kinds and len(kinds) > 1:
@@ -209,17 +207,3 @@ class Planner:
         for batch, ready in zip(plan.batches, cut.ready, strict=True):
             passed[batch.batch_id] = ready
         self._ready, self._free = passed, cut.free
-
-
-def bucketed(shape: Shape) -> Shape:
-    """Return a shape with its sizes rounded up: tokens to the next of four an octave, contexts to the next octave."""
-    return Shape(shape.kind, _bucket(shape.num_tokens, 4), _bucket(shape.context, 1) if shape.context else 0)
-
-
-@cache
-def _bucket(size: int, an_octave: int) -> int:
-    return ceil(2 ** (ceil(log2(size) * an_octave) / an_octave))
-
-
-def _rounded(time_ns: float, unit_ns: float) -> float:
-    return min(round(time_ns / unit_ns), _MAX_PARTS) * unit_ns

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cache
+from math import ceil, log2
 from typing import Final
 
 from controller.core.cost_model import Shape
@@ -9,6 +11,8 @@ from controller.core.cost_model import Shape
 LONE_REACH: Final = 5.0  # a batch that is alone in flight goes so many times further in a window
 MIXED_SHARE: Final = 0.3  # of a decode step: how far other work goes in a window beside it
 LEAST_MIXED_NS: Final = 2e6
+
+_MAX_PARTS: Final = 16  # to which a time is rounded
 
 
 class Situation(Enum):
@@ -42,3 +46,18 @@ class View:
     shape: Shape
     position: int  # in its forward
     ready: float  # ns until its next segment may begin
+
+
+def bucketed(shape: Shape) -> Shape:
+    """Return a shape with its sizes rounded up: tokens to the next of four an octave, contexts to the next octave."""
+    return Shape(shape.kind, _bucket(shape.num_tokens, 4), _bucket(shape.context, 1) if shape.context else 0)
+
+
+def rounded(time_ns: float, unit_ns: float) -> float:
+    """Return a time in whole units; what is long is not told apart."""
+    return min(round(time_ns / unit_ns), _MAX_PARTS) * unit_ns
+
+
+@cache
+def _bucket(size: int, an_octave: int) -> int:
+    return ceil(2 ** (ceil(log2(size) * an_octave) / an_octave))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.layout import Job, Task, chain
-from controller.core.planner import Planner, bucketed
+from controller.core.planner import Planner
+from controller.core.situation import bucketed
 from liger.domain import BatchKind, Lane
 from tests.support.driven_plans import (
     alone_ns,
