@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 from io import StringIO
 
 import pytest
@@ -17,6 +18,7 @@ from bench.mixed.figures import (
     p90_against_alone,
     stream_figures,
 )
+from bench.mixed.made_smollm2 import NAME, shapes
 from bench.mixed.phases import num_steps, order_of
 from bench.mixed.report import describe_run, show, to_json
 from bench.mixed.settings import parse_orders
@@ -184,3 +186,12 @@ def test_settings_that_cannot_be_are_refused(flags, capsys):
         parse_orders(flags)
     assert caught.value.code == 2
     assert "error" in capsys.readouterr().err
+
+
+def test_the_made_model_has_as_many_weights_as_the_real_one():
+    assert sum(math.prod(shape) for shape in shapes().values()) == 134_515_008
+
+
+def test_the_made_model_and_threads_of_ranks_can_be_asked_for():
+    settings = parse_orders(["--model", NAME, "--threads", "4"]).settings
+    assert (settings.model, settings.threads) == ("made-smollm2", 4)
