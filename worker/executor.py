@@ -1,13 +1,12 @@
 """Runs windows: every segment in the order given, each batch in its own slot, waiting only where a lane changes."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
-from liger.digest import LaunchDigest, order_digest, takes_part, token_digest
-from liger.domain import SegmentKind
-from liger.schedule import BatchOutcome, Pattern, Segment, Step, Window, WindowOutcome
+from liger.digest import order_digest, token_digest
+from liger.schedule import BatchOutcome, Pattern, Segment, Window, WindowOutcome
 from worker.devices.base import Device
 from worker.inputs import InputBuilder
 from worker.rank import JoinPlan, ReadOutcome
@@ -16,15 +15,9 @@ from worker.runner import ReadBatch, SegmentRunner
 from worker.segments import Forwards
 from worker.sequences import SequenceTable
 from worker.slots import Slot, Slots, Work
+from worker.templates import Planned, Run, Template, Templates
 
-
-class Launch(NamedTuple):
-    """One step of a window, to be launched."""
-
-    place: int  # in the pattern
-    step: Step
-    slot: Slot
-    segment: Segment
+LaunchStep = Callable[[Planned, Slot], None]
 
 
 class LaunchAll(Protocol):
@@ -35,8 +28,8 @@ class LaunchAll(Protocol):
         """How many captured graphs are held."""
         ...
 
-    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None]) -> None:
-        """Launch them, one by one through `launch` or several at once."""
+    def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
+        """Launch a run of steps of batches in some slots, by operand: one by one through `launch`, or all at once."""
         ...
 
 
@@ -45,10 +38,10 @@ class LaunchEach:
 
     num_graphs = 0
 
-    def __call__(self, launches: Sequence[Launch], launch: Callable[[Launch], None]) -> None:
-        """Launch the steps of a window."""
-        for one in launches:
-            launch(one)
+    def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
+        """Launch the steps of a run."""
+        for planned in run.steps:
+            launch(planned, slots[planned.step.operand])
 
 
 class Executor:
@@ -88,6 +81,7 @@ class Executor:
         self._recorder = recorder
         self._launch_all = launch_all
         self._slots = Slots()
+        self._templates = Templates(plan, forwards)
 
     @property
     def num_graphs(self) -> int:
@@ -106,19 +100,11 @@ class Executor:
         self._runner.begin_window(is_timed=window.timed)
         self._recorder.begin(window)
         slots = self._begin(window)
-        digest = LaunchDigest()
-        launches = []
-        for place, step in enumerate(pattern.steps):
-            slot = slots[step.operand]
-            segment = self._forwards[slot.start.kind][slot.position + step.segment]
-            if takes_part(step, self._plan.rank):
-                digest.add(step)
-                launches.append(Launch(place, step, slot, segment))
-            elif segment.kind is SegmentKind.SEND and segment.peer == self._plan.pp_stage:
-                launches.append(Launch(place, step, slot, segment))
-        self._launch_all(launches, self._launch)
-        done = self._end(pattern, slots)
-        return self._reader(window, digest.value(), done, self._recorder.end(len(launches)))
+        template = self._templates.find(pattern, tuple((slot.start.kind, slot.position) for slot in slots))
+        for run in template.runs:
+            self._launch_all(run, slots, self._launch)
+        done = self._end(template, slots)
+        return self._reader(window, template.digest, done, self._recorder.end(template.num_steps))
 
     def _begin(self, window: Window) -> list[Slot]:
         """Bring the sequence table up to date, open slots, and return those of the window's batches."""
@@ -130,20 +116,18 @@ class Executor:
             self._slots.open(start, self._inputs.claim(start.rows))
         return [self._slots.of(batch_id) for batch_id in window.batch_ids]
 
-    def _launch(self, launch: Launch) -> None:
-        place, step, slot, segment = launch
-        if not takes_part(step, self._plan.rank):
-            self._runner.expect(slot, segment)
+    def _launch(self, planned: Planned, slot: Slot) -> None:
+        if not planned.is_own:
+            self._runner.expect(slot, planned.segment)
             return
         self._recorder.begin_step()
-        exchange = self._runner.launch(slot, segment, step.piece)
-        self._recorder.end_step(place, step, exchange)
+        exchange = self._runner.launch(slot, planned.segment, planned.step.piece)
+        self._recorder.end_step(planned.place, planned.step, exchange)
 
-    def _end(self, pattern: Pattern, slots: list[Slot]) -> list[ReadBatch]:
+    def _end(self, template: Template, slots: list[Slot]) -> list[ReadBatch]:
         """Advance the batches, close those whose last segment here was in the window, fetch what they gave."""
-        counts = {step.operand: step.segment + 1 for step in pattern.steps}
         done: list[ReadBatch] = []
-        for operand, count in sorted(counts.items()):
+        for operand, count in template.advances:
             slot, kind = slots[operand], slots[operand].start.kind
             is_over = slot.position < self._ends[kind] <= slot.position + count
             slot.position += count

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from liger.domain import BatchKind
-from tests.support.forwards import forwards_of, pattern_of, step_of
+from liger.domain import BatchKind, SegmentKind
+from tests.support.forwards import FENCE, forwards_of, pattern_of, step_of
 from worker.communicator.local import DoneExchange
-from worker.executor import Launch
-from worker.graphs import GraphedLaunches, runs
+from worker.graphs import GraphedLaunches
+from worker.rank import JoinPlan
 from worker.slots import Slot, Work
+from worker.templates import Templates
 
 FORWARD = forwards_of(2)[BatchKind.DECODE]  # embed, 4 × (compute, all-reduce), head, gather, sample
 LAST_EXCHANGE = 8
@@ -28,15 +29,38 @@ def a_slot(number=0, position=0):
     return Slot(start=start, claim=None, position=position)
 
 
-def launches_of(*slots, stop=LAST_EXCHANGE):
+PLAN = JoinPlan(
+    fence=FENCE,
+    tp_rank=0,
+    tp_size=2,
+    pp_stage=0,
+    pp_size=1,
+    rendezvous_endpoint="",
+    num_slots=4,
+    max_batch_tokens=64,
+    num_rows=8,
+    stage_layers=(2,),
+)
+
+
+def pattern_for(*slots, stop=LAST_EXCHANGE):
     """The segments of slots' batches up to `stop`, in turn."""
-    found = []
-    for place in range(min(slot.position for slot in slots), stop + 1):
-        for operand, slot in enumerate(slots):
-            if place >= slot.position:
-                step = step_of(FORWARD, place, operand=operand, begin=slot.position)
-                found.append(Launch(len(found), step, slot, FORWARD[place]))
-    return found
+    steps = [
+        step_of(FORWARD, place, operand=operand, begin=slot.position)
+        for place in range(min(slot.position for slot in slots), stop + 1)
+        for operand, slot in enumerate(slots)
+        if place >= slot.position
+    ]
+    return pattern_of(steps, *[BatchKind.DECODE] * len(slots))
+
+
+def template_of(*slots, templates=None, **span):
+    standing = tuple((slot.start.kind, slot.position) for slot in slots)
+    return (templates or Templates(PLAN, forwards_of(2))).find(pattern_for(*slots, **span), standing)
+
+
+def runs_of(*slots, **span):
+    return [(run.may_be_captured, [one.place for one in run.steps]) for run in template_of(*slots, **span).runs]
 
 
 class Device:
@@ -49,6 +73,7 @@ class Device:
         self._fails = fails
         self._is_capturing = False
         self.version = 0
+        self.templates = Templates(PLAN, forwards_of(2))
         self.graphs = GraphedLaunches(
             capturer=self,
             prepare=self._prepare,
@@ -73,17 +98,15 @@ class Device:
         self.relays.append(slot)
         return DoneExchange(*exchange.wait())
 
-    def launch(self, one):
-        (self.captured if self._is_capturing else self.eager).append(one.place)
-        one.slot.work.partial = one.place  # stands for what the segment leaves
-        if one.segment.kind.name == "ALL_REDUCE":
-            one.slot.work.exchanges = [UnderWay()]
-        else:
-            one.slot.work.exchanges = []
+    def launch(self, planned, slot):
+        (self.captured if self._is_capturing else self.eager).append(planned.place)
+        slot.work.partial = planned.place  # stands for what the segment leaves
+        slot.work.exchanges = [UnderWay()] if planned.segment.kind is SegmentKind.ALL_REDUCE else []
 
     def run(self, *slots, **span):
         self.eager.clear()
-        self.graphs(launches_of(*slots, **span), self.launch)
+        for run in template_of(*slots, templates=self.templates, **span).runs:
+            self.graphs(run, slots, self.launch)
 
     def _prepare(self, slot):
         slot.work.inputs = slot.work.inputs or self.inputs
@@ -96,18 +119,24 @@ class UnderWay:
 
 
 def test_heads_and_trailing_exchanges_stay_out_of_a_run():
-    slot = a_slot()
-    cut = [(is_captured, [one.place for one in run]) for is_captured, run in runs(launches_of(slot, stop=11))]
-    assert cut == [(True, list(range(8))), (False, [8]), (False, [9, 10, 11])]
+    assert runs_of(a_slot(), stop=11) == [(True, list(range(8))), (False, [8]), (False, [9, 10, 11])]
 
 
 def test_short_runs_are_launched_one_by_one():
-    assert all(not is_captured for is_captured, _ in runs(launches_of(a_slot(position=7))))
+    assert all(not is_captured for is_captured, _ in runs_of(a_slot(position=7)))
 
 
 def test_every_step_is_in_one_run_and_in_order():
-    launches = launches_of(a_slot(), a_slot(1, 3), stop=11)
-    assert [one for _, run in runs(launches) for one in run] == launches
+    template = template_of(a_slot(), a_slot(1, 3), stop=11)
+    assert [one.place for run in template.runs for one in run.steps] == list(range(template.num_steps))
+    assert template.advances == ((0, 12), (1, 9))
+
+
+def test_the_same_steps_have_one_number_whatever_pattern_they_are_in():
+    templates = Templates(PLAN, forwards_of(2))
+    short, long = (template_of(a_slot(), templates=templates, stop=stop) for stop in (8, 11))
+    other = template_of(a_slot(position=1), templates=templates)
+    assert short.runs[0].number == long.runs[0].number != other.runs[0].number
 
 
 def test_what_comes_again_is_captured_once_and_then_replayed():
@@ -124,7 +153,7 @@ def test_a_replayed_run_leaves_its_slots_as_an_eager_one_does():
     works = []
     for _ in range(3):
         slot = a_slot()
-        device.graphs(launches_of(slot)[:8], device.launch)
+        device.graphs(template_of(slot, templates=device.templates).runs[0], [slot], device.launch)
         works.append((slot.work.partial, slot.work.inputs, [each.wait() for each in slot.work.exchanges]))
     assert works[0] == works[1] == works[2]
 
@@ -149,7 +178,7 @@ def test_what_a_graph_holds_fixed_must_be_the_same(change):
     device.version = 1 if change == "version" else 0
     device.run(slot)
     assert device.replays == replays
-    assert len(device.eager) == len(launches_of(slot))
+    assert len(device.eager) == template_of(slot).num_steps
 
 
 def test_batches_without_a_bucket_are_never_captured():
@@ -188,13 +217,22 @@ def test_graphs_wait_for_exchanges_begun_before_them():
         slot = a_slot(position=1)
         slot.work = Work(exchanges=[UnderWay()])
         device.run(slot)
-    assert device.relays == [0, 0, 0]  # once for the capture, and once a replay
+    assert device.relays == [0, 0]  # for the capture, and for the replay after it
 
 
-def test_patterns_of_several_batches_are_captured_whole():
+def test_batches_that_run_together_are_captured_together():
     device = Device()
     for _ in range(3):
         device.run(a_slot(), a_slot(1))
-    assert pattern_of([one.step for one in launches_of(a_slot(), a_slot(1))], BatchKind.DECODE, BatchKind.DECODE)
     assert len(device.captured) == 17 - 1  # up to the last MLP
     assert device.replays == 2
+
+
+def test_a_run_that_could_not_be_captured_goes_on_with_what_was_begun_before_it():
+    device = Device(fails=True)
+    for _ in range(2):
+        slot = a_slot(position=1)
+        slot.work = Work(exchanges=[UnderWay()])
+        device.run(slot)
+    assert device.eager[0] == 0
+    assert device.relays == [0]
