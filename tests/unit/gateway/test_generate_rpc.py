@@ -49,7 +49,6 @@ async def test_the_controller_gets_the_request_as_the_contract_says(gateway: Gat
     request = pb.GenerateRequest(
         request_id="full",
         model="chat",
-        first_stream=1,
         priority=-3,
         token_ids=types_pb2.TokenIds(ids=[5, 6]),
         sampling=types_pb2.SamplingParameters(temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, seed=2**64 - 1),
@@ -66,6 +65,7 @@ async def test_the_controller_gets_the_request_as_the_contract_says(gateway: Gat
     assert submit == controller_pb2.Submit(
         request_id="full",
         model="chat",
+        first_stream=1,
         task=types_pb2.TASK_GENERATE,
         priority=-3,
         trace_context={"traceparent": "00-aa-bb-01", "tracestate": "x=1", "baggage": "k=v"},
