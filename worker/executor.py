@@ -97,7 +97,7 @@ class Executor:
             ScheduleRefusedError: The window names sequences that do not run.
         """
         self._device.begin_window()
-        self._runner.begin_window(is_timed=window.timed)
+        self._runner.begin_window(is_timed=window.timed, num_batches=len(window.batch_ids))
         self._recorder.begin(window)
         slots = self._begin(window)
         template = self._templates.find(pattern, tuple((slot.start.kind, slot.position) for slot in slots))

@@ -73,7 +73,7 @@ class GraphedLaunches:
     def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
         """Launch the steps of a run."""
         own = [slots[operand] for operand in run.operands]
-        key = self._key(run, own) if run.may_be_captured else None
+        key = self._key(run, own, is_beside=len(slots) > 1) if run.may_be_captured else None
         captured = None if key is None else self._find(key, run, own, lambda: _launch_each(run, slots, launch))
         if captured is None:
             _launch_each(run, slots, launch)
@@ -84,9 +84,9 @@ class GraphedLaunches:
             slot.work = captured.after[slot.number].copy()
             slot.work.inputs = inputs
 
-    def _key(self, run: Run, slots: Sequence[Slot]) -> Hashable | None:
+    def _key(self, run: Run, slots: Sequence[Slot], *, is_beside: bool) -> Hashable | None:
         """Return all that a captured run would hold fixed; None if it cannot be captured."""
-        key: list[Hashable] = [run.number]
+        key: list[Hashable] = [run.number, is_beside]  # exchanges go other ways beside compute
         for slot in slots:
             inputs = self._prepare(slot)
             bucket, work = inputs.attend.bucket, slot.work

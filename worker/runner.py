@@ -75,9 +75,9 @@ class SegmentRunner:
             SegmentKind.RECEIVE: self._receive,
         }
 
-    def begin_window(self, *, is_timed: bool) -> None:
-        """Begin a window, whose exchanges note when they run if it is timed."""
-        self._communicator.timed = is_timed
+    def begin_window(self, *, is_timed: bool, num_batches: int) -> None:
+        """Begin a window of so many batches, whose exchanges note when they run if it is timed."""
+        self._communicator.timed, self._communicator.is_beside = is_timed, num_batches > 1
 
     def launch(self, slot: Slot, segment: Segment, piece: Piece | None) -> Exchange | None:
         """Run a segment that computes, or begin and return an exchange.

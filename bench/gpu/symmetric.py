@@ -33,7 +33,7 @@ class SymmetricCommunicator:
         GroupFailedError: This machine's GPUs do not share memory.
     """
 
-    timed = False
+    timed = is_beside = False
 
     def __init__(
         self, kind: str, store: Any, *, rank: int, world_size: int, max_numel: int, dtype: torch.dtype, device: str

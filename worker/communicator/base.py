@@ -49,6 +49,7 @@ class Communicator(Protocol):
     rank: int
     world_size: int
     timed: bool  # whether exchanges on a device note their `span`; none of those captured in a graph does
+    is_beside: bool  # whether other batches compute beside the exchanges that follow; told by the schedule
 
     def partial(self, slot: int, place: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Return memory for a segment's partial sums [num_tokens, hidden], uninitialised, to be given to `all_reduce`.

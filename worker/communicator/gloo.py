@@ -58,6 +58,7 @@ class GlooCommunicator:
     def __init__(self, store: Any, *, rank: int, world_size: int, host: str, limit_s: float) -> None:
         self.rank = rank
         self.world_size = world_size
+        self.is_beside = False
         self.timed = False  # on the CPU every exchange tells its end
         options = _GLOO._Options()  # noqa: SLF001 - the only way to name the interface
         options._devices = [_GLOO.create_device(hostname=host)]  # noqa: SLF001

@@ -31,6 +31,7 @@ class LocalCommunicator:
     world_size = 1
 
     def __init__(self, memory: PartialMemory | None = None) -> None:
+        self.is_beside = False
         self.timed = False
         self._memory = memory
 

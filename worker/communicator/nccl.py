@@ -56,6 +56,7 @@ class NcclCommunicator:
     def __init__(self, store: Any, *, rank: int, world_size: int, memory: ExchangeMemory, limit_s: float) -> None:
         self.rank = rank
         self.world_size = world_size
+        self.is_beside = False
         self.timed = False
         self._device = memory.device
         self._partials = PartialMemory(memory)

@@ -25,6 +25,7 @@ class NullCommunicator:
         _LOG.warning("the ranks exchange nothing (--communicator null): all outputs are meaningless")
         self.rank = inner.rank
         self.world_size = inner.world_size
+        self.is_beside = False
         self.timed = False
         self._inner = inner
 

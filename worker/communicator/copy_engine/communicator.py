@@ -62,6 +62,7 @@ class CopyEngineCommunicator:
         self.world_size = at.layout.world_size
         self.is_staged = at.is_staged  # whether bytes pass through the host
         self.timed = False
+        self.is_beside = False
         self._segments = segments
         self._driver = driver
         self._runtime = runtime
