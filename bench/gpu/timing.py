@@ -13,7 +13,8 @@ from bench.gpu.rank_engine import Running
 from liger.schedule import BatchOutcome, WindowOutcome
 
 WINDOWS_AHEAD: Final = 2  # of the controller, by default
-_NUM_WARM_UPS: Final = 2  # the first meets every window, the second captures graphs of those seen again
+_SETTLED: Final = 2  # flows laid as the one before: the first meets every window, the second captures its graphs
+_MOST_WARM_UPS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +119,17 @@ def measure_in_turn(
 
 def _warm_up(one: Contestant, clock: Clock, meeting: Meeting) -> bool:
     def run() -> bool:
-        for _ in range(_NUM_WARM_UPS):
+        """Run flows until the planner lays them alike: it searches longer for what comes again."""
+        before, num_settled = None, 0
+        for _ in range(_MOST_WARM_UPS):
+            laid = one.lay()
             meeting.meet()
-            run_flow(one.running, clock, one.lay())
+            run_flow(one.running, clock, laid)
+            patterns = [window.pattern.id for window in laid]
+            num_settled = num_settled + 1 if patterns == before else 0
+            before = patterns
+            if num_settled == _SETTLED:
+                break
         return True
 
     return bool(meeting.attempt(one.name, run)) if one.is_optional else run()
