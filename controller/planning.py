@@ -1,8 +1,8 @@
 """The pure core of one epoch, put together from the configuration and what the ranks answered."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from controller.config import ControllerConfig
 from controller.core.admission import ModelLimits, SchedulerLimits
@@ -18,9 +18,11 @@ from controller.core.planner import Planner
 from controller.core.scheduler import Scheduler
 from controller.core.situation import InterleaveOptions
 from controller.forming import Formed, num_slots
-from liger.domain import Fence, ModelCard
+from liger.domain import Fence, ModelCard, Task
 from liger.errors import InvalidRequestError, UnavailableError
 from liger.views import Explained, PlannedBatch, ProfileView
+
+_MOST_MIXED_SLACK: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,12 @@ class Planning:
         }
 
 
+def _mixed_slack(weights: Mapping[Task, float]) -> float:
+    """Return how much longer a decode step may take for work beside it: as much as that is due by its weight."""
+    others = max(weight for task, weight in weights.items() if task is not Task.GENERATE)
+    return min(_MOST_MIXED_SLACK, others / weights[Task.GENERATE])
+
+
 def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Planning:
     """Put the core together for ranks that have joined."""
     joined, topology, strategy = formed.joined, formed.topology, Strategy(config.strategy)
@@ -118,6 +126,7 @@ def make_planning(fence: Fence, formed: Formed, config: ControllerConfig) -> Pla
     options = InterleaveOptions(
         slack=config.primary_slack,
         pressed_slack=config.pressed_slack,
+        mixed_slack=_mixed_slack(limits.weights),
         window_ns=config.window_ms * 1e6,
         max_pieces=config.max_pieces,
     )

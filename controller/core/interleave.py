@@ -106,6 +106,8 @@ class Interleaver:
         slack = max(options.slack, options.pressed_slack) if situation is Situation.PRESSED else options.slack
         reach_ns = options.window_ns
         steps = situation is Situation.MIXED and views[0].shape.kind is BatchKind.DECODE
+        if steps:
+            slack = max(options.slack, options.mixed_slack)
         if situation is Situation.LONE or steps:
             reach_ns *= LONE_REACH
         elif situation is Situation.MIXED:
@@ -125,7 +127,7 @@ class Interleaver:
         """Return how many segments ahead of a batch a window may look, where `primary` is the primary's shape."""
         reach_ns = (
             2
-            * (1 + max(self._options.slack, self._options.pressed_slack))
+            * (1 + max(self._options.slack, self._options.pressed_slack, self._options.mixed_slack))
             * (LONE_REACH * self._options.window_ns + _MAX_LAYERS_CARRIED * self.layer_ns(primary))
         )
         return len(_LAYER) * ceil(reach_ns / self._busiest_ns(shape) + 1)

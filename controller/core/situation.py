@@ -30,6 +30,7 @@ class InterleaveOptions:
 
     slack: float = 0.05  # how much longer the primary may take than alone, as a share
     pressed_slack: float = 0.5  # likewise, while more waits than fits in flight
+    mixed_slack: float = 0.25  # likewise, of a decode step while other work fills the gaps of its exchanges
     window_ns: float = 20e6  # a window takes the primary so far, in whole layers
     least_gain: float = 0.03  # what is less simple must gain more: over the primary alone, over whole segments
     least_lone_gain: float = 0.1  # the same for a batch that runs alone: what it can win is little, and less certain

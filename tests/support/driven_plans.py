@@ -7,6 +7,7 @@ from controller.core.batch import Batch
 from controller.core.cost_model import CostModel, Shape
 from controller.core.plan import Forwards, Plan, Strategy, Topology
 from controller.core.planner import Planner
+from controller.core.situation import InterleaveOptions
 from liger.digest import takes_part
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.profile import ProfileTable
@@ -30,11 +31,19 @@ def batch_of(number: int, kind: BatchKind, num_tokens: int, *, context: int = 0,
     return Batch(start=BatchStart(batch_id=number, kind=kind, slot=slot, rows=rows), num_tokens=num_tokens)
 
 
-def planner_of(profile: ProfileTable, *stage_layers: int, tp_size: int = 2) -> Planner:
+def planner_of(
+    profile: ProfileTable, *stage_layers: int, tp_size: int = 2, options: InterleaveOptions | None = None
+) -> Planner:
     """Return an interleaving planner for a language model with so many layers in each stage."""
     topology = Topology(tp_size=tp_size, pp_size=len(stage_layers))
     costs = CostModel(profile)
-    return Planner(forwards_of(*stage_layers), strategy=Strategy.INTERLEAVED, topology=topology, costs=costs)
+    return Planner(
+        forwards_of(*stage_layers),
+        strategy=Strategy.INTERLEAVED,
+        topology=topology,
+        costs=costs,
+        options=options or InterleaveOptions(),
+    )
 
 
 @dataclass(frozen=True)

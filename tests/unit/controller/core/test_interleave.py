@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from controller.core.layout import Job, Task, chain
 from controller.core.planner import Planner
-from controller.core.situation import bucketed
+from controller.core.situation import InterleaveOptions, Situation, bucketed
 from liger.domain import BatchKind, Lane
 from tests.support.driven_plans import (
     alone_ns,
@@ -21,7 +21,7 @@ from tests.support.driven_plans import (
 from tests.support.made_loads import batch_sets, speeds
 from tests.support.simulated_ranks import made_profile
 
-SLACK, PRESSED_SLACK = 0.05, 0.5
+SLACK, MIXED_SLACK, PRESSED_SLACK = 0.05, 0.25, 0.5
 BUCKETED = 1.02  # windows are planned for sizes rounded up, so order may be a little worse for the true ones
 
 layers = st.sampled_from([(1,), (2,), (5,), (12,), (1, 1), (2, 3)])
@@ -87,7 +87,7 @@ class Noting(Planner):
 def test_in_every_window_the_oldest_batch_is_delayed_by_no_more_than_its_slack(
     batches, speed, stage_layers, depth, is_pressed
 ):
-    slack = PRESSED_SLACK if is_pressed else SLACK
+    usual = PRESSED_SLACK if is_pressed else SLACK
     planner = planner_of(speed.table(), *stage_layers)
     planner.__class__ = Noting
     checked = []
@@ -95,8 +95,10 @@ def test_in_every_window_the_oldest_batch_is_delayed_by_no_more_than_its_slack(
 
     def plan(in_flight, **more):
         planned = original(in_flight, **more)
-        views, free = planner.noted[:2]
+        views, free, situation = planner.noted
         primary = in_flight[0]
+        is_mixed = situation is Situation.MIXED and primary.kind is BatchKind.DECODE
+        slack = MIXED_SLACK if is_mixed else usual
         assert planned.batches[0] is primary
         advance = planned.cut.advances[0]
         segments = planner.forwards[primary.kind][primary.position : primary.position + advance]
@@ -178,3 +180,16 @@ def test_a_younger_batch_goes_as_far_as_the_gaps_of_the_oldest_let_it():
     driven = drive(planner, [batch_of(1, BatchKind.PREFILL, 512), batch_of(2, BatchKind.DECODE, 16, context=300)])
     assert len(driven.plans[0].batches) == 2
     assert driven.plans[0].positions[1] > driven.plans[0].positions[0]
+
+
+def test_work_beside_a_decode_step_takes_the_time_that_its_weight_gives_it():
+    decode, encode = batch_of(1, BatchKind.DECODE, 4), batch_of(2, BatchKind.ENCODE, 128)
+    done = []
+    for slack in (0.05, 0.5):
+        planner = planner_of(made_profile(floor_ns=300_000), 12, options=InterleaveOptions(mixed_slack=slack))
+        plan = planner.plan([decode, encode], backlog_ns=1e12)
+        step_ns = alone_ns(decode, planner.forwards, planner.costs)
+        assert plan.cut.advances[0] == len(planner.forwards[BatchKind.DECODE])
+        assert plan.cut.predicted_ns <= (1 + slack) * step_ns * BUCKETED
+        done.append(plan.cut.advances[1] if len(plan.cut.advances) > 1 else 0)
+    assert done[1] > done[0]
