@@ -112,7 +112,7 @@ class Rows:
 class Chunking:
     """How staged rows are cut, so that both ways of a link are busy: at most `most` parts of at least `min_bytes`."""
 
-    min_bytes: int = 1 << 20
+    min_bytes: int = 2 << 20
     most: int = 8
 
     def cut(self, rows: range, row_bytes: int) -> list[range]:
