@@ -8,10 +8,11 @@ import torch
 from worker.attention.interface import AttentionBackend, AttentionShape
 from worker.communicator.connections import Connections
 from worker.devices.base import Device
-from worker.executor import Executor, LaunchAll, LaunchEach
+from worker.executor import Executor
 from worker.graphs import GraphedLaunches
 from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache
+from worker.launching import LaunchAll, LaunchEach
 from worker.memory import GIB
 from worker.rank import JoinPlan
 from worker.runner import SegmentRunner

@@ -1,7 +1,6 @@
 """Runs windows: every segment in the order given, each batch in its own slot, waiting only where a lane changes."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 
@@ -9,39 +8,14 @@ from liger.digest import order_digest, token_digest
 from liger.schedule import BatchOutcome, Pattern, Segment, Window, WindowOutcome
 from worker.devices.base import Device
 from worker.inputs import InputBuilder
+from worker.launching import LaunchAll
 from worker.rank import JoinPlan, ReadOutcome
 from worker.recorder import ReadTimings, Recorder
 from worker.runner import ReadBatch, SegmentRunner
 from worker.segments import Forwards
 from worker.sequences import SequenceTable
 from worker.slots import Slot, Slots, Work
-from worker.templates import Planned, Run, Template, Templates
-
-LaunchStep = Callable[[Planned, Slot], None]
-
-
-class LaunchAll(Protocol):
-    """Launches the steps of a window in their order."""
-
-    @property
-    def num_graphs(self) -> int:
-        """How many captured graphs are held."""
-        ...
-
-    def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
-        """Launch a run of steps of batches in some slots, by operand: one by one through `launch`, or all at once."""
-        ...
-
-
-class LaunchEach:
-    """Launches one step after another. Implements `LaunchAll`."""
-
-    num_graphs = 0
-
-    def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
-        """Launch the steps of a run."""
-        for planned in run.steps:
-            launch(planned, slots[planned.step.operand])
+from worker.templates import Planned, Template, Templates
 
 
 class Executor:

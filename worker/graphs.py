@@ -21,8 +21,8 @@ from worker.communicator.base import Exchange
 from worker.communicator.local import DoneExchange
 from worker.communicator.pieces import whole
 from worker.devices.capturer import Capturer, Graph
-from worker.executor import LaunchStep
 from worker.inputs import BatchInputs
+from worker.launching import LaunchStep
 from worker.slots import Slot, Work
 from worker.templates import Run
 

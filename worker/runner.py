@@ -7,9 +7,10 @@ from torch import Tensor
 
 from liger.domain import BatchKind, SegmentKind
 from liger.schedule import BatchOutcome, ItemResult, Logprob, Piece, Segment
-from worker.communicator.base import Communicator, Exchange, StageLinks
+from worker.communicator.base import Communicator, Exchange
 from worker.communicator.local import DoneExchange
 from worker.communicator.pieces import whole
+from worker.communicator.stage_links import StageLinks
 from worker.devices.base import Device
 from worker.feedback import Feedback
 from worker.inputs import BatchInputs, InputBuilder

@@ -16,14 +16,7 @@ from controller.core.cost_model import CostModel, Shape
 from controller.core.layout import WIDTH, Job, Layout, Placed, Task, lay_out
 from controller.core.pieces import WHOLE, Part, Pieces, cut, may_end_before
 from controller.core.plan import Cut, Expected, Forwards, Topology
-from controller.core.situation import (
-    LEAST_MIXED_NS,
-    LONE_REACH,
-    MIXED_SHARE,
-    InterleaveOptions,
-    Situation,
-    View,
-)
+from controller.core.situation import LEAST_MIXED_NS, LONE_REACH, MIXED_SHARE, InterleaveOptions, Situation, View
 from liger.digest import pattern_digest
 from liger.domain import BatchKind, Lane, SegmentKind
 from liger.schedule import Pattern, Segment, Step

@@ -26,8 +26,8 @@ from controller.core.plan import (
     one_stage_each,
     whole_forward,
 )
-from controller.core.situation import InterleaveOptions, Situation, View, bucketed, rounded
-from liger.domain import BatchKind, SegmentKind
+from controller.core.situation import InterleaveOptions, Situation, View, bucketed, first_alike, rounded
+from liger.domain import BatchKind
 
 MAX_CACHED: Final = 4096  # cuts
 MAX_COLD: Final = 64  # keys that wait for their search
@@ -73,7 +73,7 @@ class Planner:
         self._cold: OrderedDict[Key, None] = OrderedDict()  # missed again: a search is due
         self._ready: dict[int, float] = {}  # by batch id: ns after the last window until it may go on
         self._free: tuple[float, ...] = ()  # likewise for lanes
-        self._canonical = cache(self._canonical_position)
+        self._canonical = cache(lambda kind, *place: first_alike(forwards[kind], *place))
         self._ahead = cache(self._num_ahead)
         self._unit = cache(self._unit_ns)
 
@@ -184,19 +184,6 @@ class Planner:
 
     def _version(self) -> int:
         return self.costs.version if self.costs is not None else 0
-
-    def _canonical_position(self, kind: BatchKind, position: int, num_ahead: int) -> int:
-        """Return the first position from which a forward goes on alike, as far as a window looks ahead."""
-        forward = self.forwards[kind]
-        last = len(forward) - num_ahead  # from here on, the end is in sight
-        if position >= last:
-            return position
-
-        def ahead(start: int) -> list[tuple[SegmentKind, int]]:
-            return [(segment.kind, segment.stage) for segment in forward[start : start + num_ahead]]
-
-        wanted = ahead(position)
-        return next(start for start in range(position + 1) if ahead(start) == wanted)
 
     def _carry(self, plan: Plan, in_flight: Sequence[Batch]) -> None:
         """Keep when batches and lanes are ready after this window, for the next one."""

@@ -1,8 +1,6 @@
 """One group's epoch: requests in, windows out, outcomes in, events out."""
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from controller.core.admission import SchedulerLimits, check_deadline, check_fits, check_room
@@ -14,6 +12,7 @@ from controller.core.ledger import Ledger
 from controller.core.observer import Observer, Ran
 from controller.core.plan import Plan
 from controller.core.planner import Planner
+from controller.core.published import Published
 from controller.core.requests import EncodeWork, GenerateWork, Request
 from controller.core.sequence import samples_of
 from controller.core.settlement import Settlement
@@ -27,17 +26,9 @@ from liger.errors import (
     LigerError,
     RequestCancelledError,
 )
-from liger.schedule import BatchOutcome, Pattern, Window, WindowTimings
+from liger.schedule import BatchOutcome, Pattern, Window
 
 _TIMED_RARELY: Final = 8  # one in so many windows reports each step in any case: the observer learns from it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Published:
-    window: Window
-    plan: Plan
-    ended: tuple[Batch, ...]  # batches whose last segment is in the window
-    predicted_ns: tuple[float, ...]  # of the ranks' time, by operand: what each task was charged
 
 
 class Scheduler:
@@ -71,7 +62,7 @@ class Scheduler:
         self._ledger = Ledger()
         self._settlement = Settlement(self._ledger, batches)
         self._in_flight: list[Batch] = []  # oldest first; segments are left to publish
-        self._published: deque[_Published] = deque()
+        self._published: deque[Published] = deque()
         self._begun_ns = 0  # when the ranks took up the oldest published window
         self._results: dict[int, BatchOutcome] = {}  # of batches with a segment left, which brings tokens back
         self._free_slots = list(range(depth.max_depth - 1, -1, -1))
@@ -201,7 +192,8 @@ class Scheduler:
             raise GroupFailedError(f"window {published.window.number} is due, but {outcome.number} was acknowledged")
         slowest = report.slowest
         self._last_window_ns = slowest.ended_ns - slowest.started_ns
-        self._charge(published, report.timings)
+        for batch, advance, predicted_ns, taken_ns in published.charge(report.timings):
+            self._batches.sharing.acknowledged(batch, self._share(batch, advance), predicted_ns, taken_ns)
         running = {batch.batch_id for batch in published.plan.batches}
         if not running.issuperset(batch.batch_id for batch in outcome.batches):
             raise GroupFailedError(f"window {outcome.number} was acknowledged with results of batches that it has not")
@@ -266,7 +258,7 @@ class Scheduler:
         if not self._published:
             self._begun_ns = now_ns
         self._published.append(
-            _Published(window=window, plan=plan, ended=tuple(ended), predicted_ns=tuple(predicted_ns))
+            Published(window=window, plan=plan, ended=tuple(ended), predicted_ns=tuple(predicted_ns))
         )
         self._observer.published(window.number, plan)
 
@@ -279,19 +271,3 @@ class Scheduler:
 
     def _share(self, batch: Batch, num_segments: int) -> float:
         return num_segments / len(self._planner.forwards[batch.kind])
-
-    def _charge(self, published: _Published, timings: Sequence[WindowTimings]) -> None:
-        """Add a window's times, of the rank where each batch took longest, to the batch's tasks and requests."""
-        plan = published.plan
-        by_rank = zip(
-            *(zip(each.batch_compute_ns, each.batch_exposed_ns, strict=True) for each in timings), strict=True
-        )
-        times = [max(of_batch, key=sum) for of_batch in by_rank]
-        for batch, advance, predicted_ns, (compute_ns, exposed_ns) in zip(
-            plan.batches, plan.cut.advances, published.predicted_ns, times, strict=True
-        ):
-            share = self._share(batch, advance)
-            self._batches.sharing.acknowledged(batch, share, predicted_ns, compute_ns + exposed_ns)
-            for one in batch.charges:
-                one.compute_ns += compute_ns
-                one.exposed_ns += exposed_ns

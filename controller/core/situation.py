@@ -1,5 +1,6 @@
 """What a window is planned from: batches as the search sees them, what is planned for, and bounds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cache
@@ -7,6 +8,8 @@ from math import ceil, log2
 from typing import Final
 
 from controller.core.cost_model import Shape
+from liger.domain import SegmentKind
+from liger.schedule import Segment
 
 LONE_REACH: Final = 5.0  # a batch that is alone in flight goes so many times further in a window
 MIXED_SHARE: Final = 0.3  # of a decode step: how far other work goes in a window beside it
@@ -57,6 +60,19 @@ def bucketed(shape: Shape) -> Shape:
 def rounded(time_ns: float, unit_ns: float) -> float:
     """Return a time in whole units; what is long is not told apart."""
     return min(round(time_ns / unit_ns), _MAX_PARTS) * unit_ns
+
+
+def first_alike(forward: Sequence[Segment], position: int, num_ahead: int) -> int:
+    """Return the first position from which a forward goes on alike, as far as a window looks ahead."""
+    last = len(forward) - num_ahead  # from here on, the end is in sight
+    if position >= last:
+        return position
+
+    def ahead(start: int) -> list[tuple[SegmentKind, int]]:
+        return [(segment.kind, segment.stage) for segment in forward[start : start + num_ahead]]
+
+    wanted = ahead(position)
+    return next(start for start in range(position + 1) if ahead(start) == wanted)
 
 
 @cache

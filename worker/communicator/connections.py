@@ -5,13 +5,14 @@ from typing import Any, Final
 
 import torch.distributed
 
-from worker.communicator.base import Communicator, StageLinks
+from worker.communicator.base import Communicator
 from worker.communicator.devices import DeviceConnector
 from worker.communicator.gloo import GlooCommunicator
 from worker.communicator.links import Pair, PairLinks
 from worker.communicator.local import LocalCommunicator
 from worker.communicator.memory import ExchangeMemory, PartialMemory
 from worker.communicator.null import NullCommunicator, NullLinks
+from worker.communicator.stage_links import StageLinks
 from worker.rank import JoinPlan
 
 _DIST: Final[Any] = torch.distributed  # torch's stubs leave the stores out
