@@ -53,6 +53,7 @@ class Launcher:
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+            del work  # or it would hold an epoch's memory, through the last outcome, until the next epoch's first
 
 
 class WindowRun:
@@ -84,7 +85,7 @@ class WindowRun:
         if self.is_over:
             return
         told = self._guarded(window, outcome)
-        if told is not None:
+        if told is not None and not self.is_over:  # which it may have become while the device was behind
             self._report(told)
 
     def _guarded(self, window: Window, work: Callable[[], ResultT]) -> ResultT | None:
@@ -92,7 +93,7 @@ class WindowRun:
         try:
             return work()
         except LigerError as error:
-            self._fail(error)
+            self._fail(error.with_traceback(None))  # whose frames hold the epoch's memory as long as it is not told
         except Exception as error:  # noqa: BLE001 - whatever it is, the epoch ends and says so
             _LOG.exception("window %d failed inside", window.number)
             self._fail(LigerError(f"window {window.number} failed inside: {type(error).__name__}: {error}"))
