@@ -1,5 +1,6 @@
 """What a rank holds: weights for its life, and for an epoch its communicator, keys and values, and executor."""
 
+import gc
 import logging
 import threading
 from pathlib import Path
@@ -159,9 +160,22 @@ class Engine:
             connections.abort()
 
     def leave(self) -> None:
-        """Let go of the epoch; weights stay."""
+        """Let go of the epoch; weights stay.
+
+        Raises:
+            LigerError: The device is lost, and this worker with it.
+        """
         self._executor, self._subject = None, None
-        self._device.leave()
+        gc.collect()  # a runner holds itself: graphs must go before connections, keys and values before the next ones
+        try:
+            self._device.leave()
+        except RuntimeError as error:  # how torch tells
+            reason = (str(error).splitlines() or [""])[0]
+            raise LigerError(f"{self.device} is lost ({reason}); this worker must be started again") from error
+        finally:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._matchers is not None:
             self._matchers.close()
             self._matchers = None
