@@ -162,7 +162,7 @@ class InputBuilder:
             raise ScheduleRefusedError("a block is copied to twice, or is copied and copied to")
         for row, source, target in zip(rows, sources, targets, strict=True):
             self._table.copy_last(row, source, target)
-        cache.copy_blocks(sources, targets)
+        cache.copy_blocks(*self._device.bring([*sources, *targets], torch.int64).view(2, -1))
 
     def prepare(self, claim: Claim, slot: int) -> BatchInputs:
         """Return a batch's tensors in the memory of its slot; tokens that ranks drew are looked up later."""

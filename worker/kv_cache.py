@@ -1,6 +1,5 @@
 """The keys and values of running sequences, in blocks of token slots."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,12 +68,10 @@ class KvCache:
         place = layer - self.layers.start
         return self.keys[place], self.values[place]
 
-    def copy_blocks(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy blocks in all layers held; no target is a source too."""
-        places = (torch.tensor(blocks, dtype=torch.int64, device=self.keys[0].device) for blocks in (sources, targets))
-        source, target = places
+    def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy blocks, [n] int64 on the cache's device, in all layers held; no target is a source too."""
         for tensor in (*self.keys, *self.values):
-            tensor.index_copy_(0, target, tensor.index_select(0, source))
+            tensor.index_copy_(0, targets, tensor.index_select(0, sources))
 
     @property
     def num_bytes(self) -> int:
