@@ -93,7 +93,7 @@ class Templates:
         return Template(
             runs=tuple(self._run(may_be, steps, standing) for may_be, steps in split(planned)),
             digest=digest.value(),
-            num_steps=len(planned),
+            num_steps=sum(one.is_own for one in planned),
             advances=tuple(sorted(advances.items())),
         )
 

@@ -45,7 +45,8 @@ class _Told:
     began: torch.cuda.Event
     ended: torch.cuda.Event
     num_operands: int
-    num_steps: int = 0  # launched
+    num_steps: int = 0  # launched, or in a graph
+    num_seen: int = 0  # of those, launched one by one
     marks: list[_Mark] = field(default_factory=list)
 
 
@@ -88,6 +89,7 @@ class DeviceRecorder:
         """Note where a step ends on its lane."""
         if not self._is_timed() or self._began is None:
             return
+        self._told.num_seen += 1
         if exchange is None:
             self._told.marks.append(_Mark(place, step.operand, Lane.COMPUTE, self._began, self._ready, _recorded()))
         elif (span := exchange.span) is not None:
@@ -111,7 +113,7 @@ class DeviceRecorder:
     def _read(self, told: _Told) -> WindowTimings:
         started_ns, ended_ns = self._at(told.began), self._at(told.ended)
         spans = self._spans(told)
-        if spans and len(spans) == told.num_steps:
+        if spans and told.num_seen == told.num_steps:  # exchanges of nothing have no span
             self._shares[told.window.pattern_id] = self._measure(told, spans, ended_ns - started_ns)
         self._anchor, self._anchor_ns = told.began, started_ns
         shares = self._shares.get(told.window.pattern_id) or _unknown(told.num_operands)
