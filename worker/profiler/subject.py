@@ -9,7 +9,7 @@ from liger.domain import BatchKind, ModelCard
 from worker.attention.interface import AttentionBackend
 from worker.communicator.base import Communicator
 from worker.config import WorkerConfig
-from worker.devices.base import Device, Fence
+from worker.devices.base import Device
 from worker.inputs import InputBuilder
 from worker.kv_cache import KvCache
 from worker.profiler.batches import BatchMaker, Inputs
@@ -133,19 +133,25 @@ class _Windows:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._fence: Fence | None = None
+        self._has_room = False
 
     def begin(self) -> None:
-        """Make room for a run in place of the run before, with which the device has done."""
+        """Make room for a run in place of the run before."""
         self.end()
         self._device.begin_window()
-        self._fence = self._device.end_window()
+        self._has_room = True
 
     def end(self) -> None:
-        """Give back the room of the last run."""
-        if self._fence is not None:
-            self._fence.release()
-            self._fence = None
+        """Give back the room of the last run, once the device has all that was brought in it.
+
+        Raises:
+            GroupFailedError: The epoch was given up.
+        """
+        if self._has_room:
+            self._has_room = False
+            fence = self._device.end_window()
+            fence.wait()
+            fence.release()
 
 
 def _bounds(plan: JoinPlan, shard: Shard, cache: KvCache | None, num_ranks: int, buckets: Buckets) -> Bounds:
