@@ -13,6 +13,17 @@ from rich.markup import escape
 from liger import models
 from liger.cli.progress import shown
 from liger.cli.states import GroupLines
+from liger.cli.worker_options import (
+    Communicator,
+    CommunicatorOption,
+    Device,
+    DeviceOption,
+    Dtype,
+    KvCacheGib,
+    KvMemoryFraction,
+    gpus_for,
+    worker_options,
+)
 from liger.errors import LigerError
 from liger.lifecycle import first_of
 from liger.local_cluster import ClusterSpec, GroupSpec, LocalCluster
@@ -44,20 +55,18 @@ def up(
         int | None,
         typer.Option(min=1, help="Pipeline stages of each model; default: 1, or a stage a worker with pipeline."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Number format of weights and activations.")] = "float32",
+    device: DeviceOption = Device.cpu,
+    communicator: CommunicatorOption = Communicator.auto,
+    dtype: Dtype = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each worker; default: the cores, shared.")] = None,
-    kv_memory_fraction: Annotated[
-        float | None, typer.Option(help="Share of the free memory that each worker's KV cache takes; default: 0.1.")
-    ] = None,
-    kv_cache_gib: Annotated[
-        float | None, typer.Option(help="Memory of each worker's KV cache, in GiB, in place of a share.")
-    ] = None,
+    kv_memory_fraction: KvMemoryFraction = None,
+    kv_cache_gib: KvCacheGib = None,
 ) -> None:
     """Serve models on this machine until Ctrl-C, which drains; a second one stops at once."""
     sizes = _paired("--workers", workers, model)
     numbers = _paired("--copies", copies, model)
-    memory = {"kv-memory-fraction": kv_memory_fraction, "kv-cache-gib": kv_cache_gib}
-    options = {"dtype": dtype} | {name: f"{value:g}" for name, value in memory.items() if value is not None}
+    num_gpus = gpus_for(device)
+    options = worker_options(device, communicator, dtype, kv_memory_fraction, kv_cache_gib)
     groups = [
         _group(name, size, _stages(strategy, stages, size), number, options)
         for name, size, number in zip(model, sizes, numbers, strict=True)
@@ -67,6 +76,7 @@ def up(
         gateway_listen=f"127.0.0.1:{port}",
         controller_listen=f"127.0.0.1:{controller_port}",
         controller_options={"strategy": strategy.value},
+        num_gpus=num_gpus,
         threads_per_worker=threads,
     )
     asyncio.run(_serve(spec, Console()))

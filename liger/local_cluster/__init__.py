@@ -5,8 +5,8 @@
         async with AsyncClient(cluster.gateway) as client: ...
 
 Used by `liger up`, `make demo`, the benchmarks and the tests. Reading map: `spec` (what to run), `cluster` (start,
-watch and stop in order), `process` (one service), `child` (what a service's process does first, so that none outlives
-us).
+watch and stop in order), `gpus` (how many there are), `process` (one service), `child` (what a service's process does
+first, so that none outlives us).
 """
 
 from liger.local_cluster.cluster import LocalCluster

@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import Final
 
 from liger.errors import ConfigError
+
+_ANY_GPU: Final = "cuda"  # what a worker's --device says for whichever there is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class ClusterSpec:
     controller_listen: str = "127.0.0.1:0"
     gateway_options: Mapping[str, str] = field(default_factory=dict)  # flags without their dashes
     controller_options: Mapping[str, str] = field(default_factory=dict)
+    num_gpus: int = 0  # shared out in turn among the workers whose device is cuda; 0 leaves the choice to them
     threads_per_worker: int | None = None  # None shares this machine's cores among the workers
     log_folder: Path | None = None  # None makes a new one under LIGER_HOME/logs
     environ: Mapping[str, str] = field(default_factory=dict)  # added to every service's environment
@@ -111,14 +116,19 @@ class ClusterSpec:
 
     def workers(self, controller: str) -> Iterator[WorkerCommand]:
         """Give each worker's command."""
+        places = count()  # of workers on GPUs, over all groups
         for spec in self.groups:
             ranks = spec.ranks or (RankSpec(),) * spec.world_size
             for group in spec.group_names():
                 for number, rank in enumerate(ranks):
                     flags = self._worker_flags(spec, group, number, rank, controller)
-                    yield WorkerCommand(name=f"worker-{group}-{number}", prefix=rank.prefix, flags=tuple(flags))
+                    if self.num_gpus and flags.get("device") == _ANY_GPU:
+                        flags["device"] = f"{_ANY_GPU}:{next(places) % self.num_gpus}"
+                    yield WorkerCommand(name=f"worker-{group}-{number}", prefix=rank.prefix, flags=tuple(_flags(flags)))
 
-    def _worker_flags(self, spec: GroupSpec, group: str, number: int, rank: RankSpec, controller: str) -> list[str]:
+    def _worker_flags(
+        self, spec: GroupSpec, group: str, number: int, rank: RankSpec, controller: str
+    ) -> dict[str, str]:
         own = {
             "model-folder": str(spec.model_folder),
             "model-name": spec.model_name,
@@ -129,7 +139,7 @@ class ClusterSpec:
             "controller": controller,
             "threads": str(self.threads()),
         }
-        return _flags({**own, **self._drain(), **spec.options, **rank.options})
+        return {**own, **self._drain(), **spec.options, **rank.options}
 
     def _drain(self) -> dict[str, str]:
         return {"drain-limit-s": f"{self.drain_limit_s:g}"}

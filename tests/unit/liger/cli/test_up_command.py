@@ -3,11 +3,14 @@ import select
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from liger.cli.worker_options import Communicator
 from tests.unit.liger.models.folders import write_folder
+from worker.config import COMMUNICATORS
 
 SERVICES = Path(__file__).parents[1] / "local_cluster" / "fake_services"
 
@@ -19,6 +22,8 @@ SERVICES = Path(__file__).parents[1] / "local_cluster" / "fake_services"
         (["--model", "a", "--copies", "1", "--copies", "1"], "1 --model but 2 --copies"),
         (["--model", "a", "--workers", "0"], "must be at least 1"),
         (["--model", "a", "--port", "70000"], "65535"),
+        (["--model", "a", "--device", "tpu"], "'cpu', 'cuda'"),
+        (["--model", "a", "--communicator", "null"], "'copy-engine'"),
         ([], "--model"),
     ],
 )
@@ -159,11 +164,49 @@ def test_a_worker_that_dies_is_started_again_but_not_for_ever(up):
     assert_gone(pids)
 
 
+def flags_of(pid: int) -> dict[str, str]:
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return {name: value for name, value in pairwise(words) if name.startswith("--")}
+
+
 def test_memory_options_reach_the_workers(up):
     process, _ = up("Ctrl-C drains", "--kv-memory-fraction", "0.25", "--kv-cache-gib", "0.5")
     _controller, _gateway, worker = services_of(process)
 
-    flags = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+    flags = flags_of(worker)
 
-    assert flags[flags.index("--kv-memory-fraction") + 1] == "0.25"
-    assert flags[flags.index("--kv-cache-gib") + 1] == "0.5"
+    assert flags["--kv-memory-fraction"] == "0.25"
+    assert flags["--kv-cache-gib"] == "0.5"
+
+
+def test_workers_compute_on_the_cpu_unless_told_otherwise(up):
+    process, _ = up("Ctrl-C drains")
+
+    flags = flags_of(services_of(process)[-1])
+
+    assert (flags["--device"], flags["--communicator"], flags["--dtype"]) == ("cpu", "auto", "float32")
+
+
+def test_workers_share_the_gpus_out_in_turn(up, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    process, _ = up("Ctrl-C drains", "--workers", "3", "--device", "cuda", "--communicator", "copy-engine")
+
+    flags = [flags_of(pid) for pid in services_of(process)[2:]]
+
+    assert sorted((one["--rank"], one["--device"]) for one in flags) == [
+        ("0", "cuda:0"),
+        ("1", "cuda:1"),
+        ("2", "cuda:0"),
+    ]
+    assert {(one["--communicator"], one["--dtype"]) for one in flags} == {("copy-engine", "bfloat16")}
+
+
+def test_gpus_that_are_not_there_are_told_before_anything_starts(liger, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = liger("up", "--model", "a", "--device", "cuda")
+    assert done.exit_code == 2
+    assert "there is no GPU here" in " ".join(done.stderr.split())
+
+
+def test_what_up_passes_on_is_what_workers_take():
+    assert {one.value for one in Communicator} == {*COMMUNICATORS} - {"null"}
