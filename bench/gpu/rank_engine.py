@@ -22,6 +22,7 @@ from bench.gpu.words import NULL, SYMMETRIC, WHOLE
 from controller.core.cost_model import CostModel
 from controller.core.plan import Forwards, Strategy, Topology
 from controller.core.planner import Planner
+from controller.core.situation import InterleaveOptions
 from liger.domain import Fence
 from liger.profile import ProfileTable
 from liger.schedule import Pattern, Window, WindowOutcome
@@ -100,8 +101,9 @@ class MadeEngine(Engine):
 class Running:
     """One engine that has joined."""
 
-    def __init__(self, name: str, engine: MadeEngine, plan: JoinPlan) -> None:
+    def __init__(self, name: str, engine: MadeEngine, plan: JoinPlan, *, max_pieces: int) -> None:
         self.name = name
+        self._max_pieces = max_pieces
         self.fence: Fence = plan.fence
         self.topology = Topology(tp_size=plan.tp_size)
         self._engine = engine
@@ -122,7 +124,8 @@ class Running:
 
     def planner(self, strategy: Strategy, costs: CostModel) -> Planner:
         """Return the product's planner for it."""
-        return Planner(self.forwards, strategy=strategy, topology=self.topology, costs=costs)
+        options = InterleaveOptions(max_pieces=self._max_pieces)
+        return Planner(self.forwards, strategy=strategy, topology=self.topology, costs=costs, options=options)
 
     def close(self) -> None:
         """Let go of its epoch."""
@@ -201,7 +204,7 @@ class Engines:
             num_rows=self._num_rows,
             stage_layers=(self._settings.layers,),
         )
-        return Running(name, engine, plan)
+        return Running(name, engine, plan, max_pieces=self._settings.max_pieces)
 
     def _config(self, name: str, tp_size: int) -> WorkerConfig:
         settings = self._settings

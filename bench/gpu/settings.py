@@ -40,6 +40,7 @@ class Settings:
     exchange: str  # communicator of interleaving; empty for the device's own choice
     rounds: int  # figures are medians over them
     flow_ms: float  # a timed flow of batches lasts about so long
+    max_pieces: int  # into which a segment may be decomposed
     decode_sizes: tuple[int, ...]  # sequences that decode
     context: int  # tokens behind each
     chunk: int  # tokens of a prefill batch beside them
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of interleaving (default: auto; copy-engine on one GPU)",
     )
     work.add_argument("--rounds", type=int, default=3, metavar="N", help=f"figures are medians over them {given}")
+    work.add_argument("--max-pieces", type=int, default=4, metavar="N", help=f"of a segment; 1 for none {given}")
     work.add_argument("--flow-ms", type=float, default=120.0, metavar="MS", help=f"of a timed flow {given}")
     work.add_argument("--decode-sizes", type=_counts, default=[8, 32, 128, 256], metavar="N,N", help=given)
     work.add_argument("--context", type=int, default=1024, metavar="N", help=f"tokens behind each that decodes {given}")
@@ -146,6 +148,7 @@ def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
     if not 2 <= settings.ranks <= MAX_RANKS:
         parser.error(f"--ranks must be 2 to {MAX_RANKS}")
     counts = (*settings.tokens, *settings.decode_sizes, settings.layers, settings.rounds, settings.context)
+    counts += (settings.max_pieces,)
     if (
         not settings.tokens
         or not settings.decode_sizes

@@ -160,6 +160,8 @@ class TimedBatch:
         """Run one of each segment that this rank's stage has; return their nanoseconds, in order."""
         shard, watch, count = self._shard, self._stopwatch, self._num_turns
         self._begin_run()
+        if watch.runs_later:  # what the host prepares for attention may wait for the device, and must not be held
+            self._inputs = self._prepare()
         watch.hold(self._budget.expected_ns)
         act, embed = self._timed(lambda _: self.begin(), count)
         _, attention = self._timed(lambda turn: self.compute(SegmentKind.ATTENTION, act, turn), count)
@@ -188,12 +190,12 @@ class TimedBatch:
     def begin(self) -> Activation:
         """Return the batch's activation before its first layer here.
 
-        As in a window, embedding prepares the batch's inputs too. The layer goes on with those that it has used before,
-        as it stands for layers in the middle.
+        As in a window, embedding prepares the batch's inputs too, unless the host is ahead of the device anyway. The
+        layer goes on with those that it has used before, as it stands for layers in the middle.
         """
         if self._shard.layers.start != 0:
             return self._shard.resume(self._addend.clone(), self._inputs.positions)
-        inputs = self._prepare()
+        inputs = self._inputs if self._stopwatch.runs_later else self._prepare()
         token_ids = inputs.token_ids
         if token_ids is None:
             assert inputs.table_rows is not None, "what was drawn belongs to sequences"
