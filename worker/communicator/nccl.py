@@ -1,6 +1,8 @@
 """Exchanges of GPUs by NCCL, in its own high-priority stream."""
 
+import logging
 import os
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -13,6 +15,8 @@ from liger.errors import GroupFailedError
 from worker.communicator.base import Span
 from worker.communicator.memory import ExchangeMemory, PartialMemory
 
+_LOG: Final = logging.getLogger(__name__)
+_ABORT_S: Final = 5.0  # that an abort may take once no graph holds exchanges any more
 _DIST: Final[Any] = dist  # torch's stubs leave its methods out
 _CUDA: Final[Any] = torch.cuda
 _ENVIRONMENT: Final = {
@@ -61,6 +65,7 @@ class NcclCommunicator:
         self._device = memory.device
         self._partials = PartialMemory(memory)
         self._is_aborted = False
+        self._aborting: threading.Thread | None = None
         self._watch = _CUDA.Stream(memory.device, priority=-1)  # follows exchanges, for their times
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -93,14 +98,30 @@ class NcclCommunicator:
         return self._begin(lambda: self._group.broadcast([tensor], options), (tensor,))
 
     def abort(self) -> None:
-        """End all exchanges under way. Graphs that hold some are destroyed before."""
-        self._is_aborted = True
-        self._group.abort()
+        """End all exchanges under way; does not wait for that.
+
+        NCCL ends kernels at once, but returns only when the last graph is destroyed that holds an exchange. Whoever
+        aborts must not be kept from having them destroyed.
+        """
+        if self._aborting is None:
+            self._is_aborted = True
+            self._aborting = threading.Thread(target=self._abort, name="nccl-abort", daemon=True)
+            self._aborting.start()
 
     def close(self) -> None:
-        """Let go of connections."""
-        if not self._is_aborted:
+        """Let go of connections. Graphs that hold exchanges were destroyed before."""
+        if self._aborting is None:
             self._group.shutdown()
+            return
+        self._aborting.join(_ABORT_S)
+        if self._aborting.is_alive():
+            _LOG.warning("NCCL does not let go of its communicator: a graph may hold it still")
+
+    def _abort(self) -> None:
+        try:
+            self._group.abort()
+        except RuntimeError:
+            _LOG.warning("NCCL did not end in good order", exc_info=True)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call NCCL.

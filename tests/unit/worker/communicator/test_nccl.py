@@ -1,6 +1,7 @@
 """What surrounds NCCL, with Gloo in its place."""
 
 import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -130,6 +131,28 @@ def test_after_an_abort_exchanges_fail(connect):
         return True
 
     assert all(connect(work))
+
+
+def test_an_abort_does_not_wait_for_graphs_that_hold_exchanges(connect):
+    def work(communicator):
+        are_destroyed, is_over = threading.Event(), threading.Event()
+        abort = communicator._group.abort
+
+        def end():
+            assert are_destroyed.wait(20.0)
+            abort()
+            is_over.set()
+
+        communicator._group = SimpleNamespace(abort=end)
+        communicator.abort()
+        communicator.abort()
+        with pytest.raises(GroupFailedError, match="epoch is over"):
+            communicator.all_reduce(torch.ones(1))
+        are_destroyed.set()
+        communicator.close()
+        assert is_over.is_set()
+
+    connect(work)
 
 
 def test_what_nccl_reports_is_an_error_of_the_group(connect):
