@@ -15,6 +15,7 @@ from worker.kv_cache import KvCache
 from worker.launching import LaunchAll, LaunchEach
 from worker.memory import GIB
 from worker.rank import JoinPlan
+from worker.recorder import Recorder
 from worker.runner import SegmentRunner
 from worker.sampling.sampler import Sampler
 from worker.segments import Forwards
@@ -69,11 +70,11 @@ def build_executor(parts: Parts) -> Executor:
         runner=runner,
         device=device,
         recorder=recorder,
-        launch_all=_launch_all(parts, runner),
+        launch_all=_launch_all(parts, runner, recorder),
     )
 
 
-def _launch_all(parts: Parts, runner: SegmentRunner) -> LaunchAll:
+def _launch_all(parts: Parts, runner: SegmentRunner, recorder: Recorder) -> LaunchAll:
     """Return how windows are launched: by captured graphs where device and attention can be captured."""
     capturer = parts.device.new_capturer()
     if capturer is None or parts.is_eager or parts.plan.pp_size > 1 or not parts.attention.is_capturable:
@@ -82,6 +83,7 @@ def _launch_all(parts: Parts, runner: SegmentRunner) -> LaunchAll:
         capturer=capturer,
         prepare=runner.prepare,
         arena=parts.device.arena,
+        wants_steps=recorder.wants_steps,
         most_graphs=_MOST_GRAPHS,
         most_bytes=_MOST_GRAPH_BYTES,
     )

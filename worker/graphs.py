@@ -17,10 +17,7 @@ from typing import Final
 from torch import Tensor
 
 from worker.arenas import Arena
-from worker.communicator.base import Exchange
-from worker.communicator.local import DoneExchange
-from worker.communicator.pieces import whole
-from worker.devices.capturer import Capturer, Graph
+from worker.devices.capturer import Capturer, Graph, Relayed
 from worker.inputs import BatchInputs
 from worker.launching import LaunchStep
 from worker.slots import Slot, Work
@@ -44,7 +41,8 @@ class GraphedLaunches:
         capturer: Captures.
         prepare: Brings a batch's inputs to the device.
         arena: The memory of a slot.
-        most_graphs: Kept at once; the longest unused go first.
+        wants_steps: Tells whether each step of the window is to be timed, which graphs do not let.
+        most_graphs: Kept at once.
         most_bytes: Of memory held by graphs; beyond, nothing more is captured.
     """
 
@@ -54,15 +52,17 @@ class GraphedLaunches:
         capturer: Capturer,
         prepare: Callable[[Slot], BatchInputs],
         arena: Callable[[int], Arena],
+        wants_steps: Callable[[], bool],
         most_graphs: int,
         most_bytes: int,
     ) -> None:
         self._capturer = capturer
         self._prepare = prepare
         self._arena = arena
+        self._wants_steps = wants_steps
         self._most_graphs = most_graphs
         self._most_bytes = most_bytes
-        self._graphs: OrderedDict[Hashable, _Captured] = OrderedDict()
+        self._graphs: dict[Hashable, _Captured] = {}
         self._seen: OrderedDict[Hashable, int] = OrderedDict()
 
     @property
@@ -73,7 +73,9 @@ class GraphedLaunches:
     def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
         """Launch the steps of a run."""
         own = [slots[operand] for operand in run.operands]
-        key = self._key(run, own, is_beside=len(slots) > 1) if run.may_be_captured else None
+        key = None
+        if run.may_be_captured and not self._wants_steps():
+            key = self._key(run, own, is_beside=len(slots) > 1)
         captured = None if key is None else self._find(key, run, own, lambda: _launch_each(run, slots, launch))
         if captured is None:
             _launch_each(run, slots, launch)
@@ -85,27 +87,37 @@ class GraphedLaunches:
             slot.work.inputs = inputs
 
     def _key(self, run: Run, slots: Sequence[Slot], *, is_beside: bool) -> Hashable | None:
-        """Return all that a captured run would hold fixed; None if it cannot be captured."""
+        """Return all that a captured run would hold fixed; None if it cannot be captured.
+
+        What was begun before the run may then be waited for in a graph.
+        """
         key: list[Hashable] = [run.number, is_beside]  # exchanges go other ways beside compute
         for slot in slots:
             inputs = self._prepare(slot)
             bucket, work = inputs.attend.bucket, slot.work
             if bucket is None or work.mlp_input is not None or work.arrival is not None:
                 return None
-            key += (slot.number, self._arena(slot.number).version, len(inputs.positions), bucket, len(work.exchanges))
+            key += (slot.number, self._arena(slot.number).version, len(inputs.positions), bucket)
             key += (inputs.token_ids is None, inputs.token_type_ids is None)
+            key += (tuple(addend.data_ptr() for addend in self._relay(slot)),)
         return tuple(key)
 
+    def _relay(self, slot: Slot) -> tuple[Tensor, ...]:
+        """Make what was begun before a run one exchange that a graph can wait for; return what it will give."""
+        exchanges = slot.work.exchanges
+        if not exchanges:
+            return ()
+        if len(exchanges) > 1 or not isinstance(exchanges[0], Relayed):
+            slot.work.exchanges = [self._capturer.relay(slot.number, exchanges)]
+        relayed = slot.work.exchanges[0]
+        assert isinstance(relayed, Relayed), "it was made one just now"
+        return relayed.addends
+
     def _find(self, key: Hashable, run: Run, slots: Sequence[Slot], launch: Callable[[], None]) -> _Captured | None:
-        """Return a captured run, captured now if it is due; what was begun before it may then be waited for in it."""
+        """Return a captured run, captured now if it is due."""
         captured = self._graphs.get(key)
-        if captured is None and not self._is_due(key):
-            return None
-        for slot in slots:
-            self._relay_exchanges(slot)
-        if captured is None:
-            return self._capture(key, run, slots, launch)
-        self._graphs.move_to_end(key)
+        if captured is None and self._is_due(key):
+            captured = self._capture(key, run, slots, launch)
         return captured
 
     def _is_due(self, key: Hashable) -> bool:
@@ -122,7 +134,9 @@ class GraphedLaunches:
         def launch_run() -> None:
             launch()
             for slot in slots:  # what is still under way ends within the graph
-                slot.work.exchanges = [DoneExchange(*exchange.wait()) for exchange in slot.work.exchanges]
+                if len(slot.work.exchanges) > 1:  # whose addends may lie in memory that graphs share
+                    raise RuntimeError("row pieces of an exchange are under way at its end")
+                slot.work.exchanges = [Relayed(each.wait()) for each in slot.work.exchanges]
 
         captured = None
         try:
@@ -137,31 +151,18 @@ class GraphedLaunches:
         return captured
 
     def _keep(self, key: Hashable, captured: _Captured, num_steps: int) -> None:
+        """Keep a graph; where there are too many, all before it go: one alone could take the others' workspaces along.
+
+        (torch gives back the workspaces of a stream's matrix products with any graph of that stream.)
+        """
+        if len(self._graphs) >= self._most_graphs:
+            _LOG.info("let go of %d graphs, to capture what comes again now", len(self._graphs))
+            self._capturer.let_go([each.graph for each in self._graphs.values()])
+            self._graphs.clear()
+            self._seen.clear()
         self._graphs[key] = captured
-        if len(self._graphs) > self._most_graphs:
-            self._graphs.popitem(last=False)
         held = self._capturer.held_bytes / (1 << 20)
         _LOG.info("captured a run of %d steps; %d graphs hold %.0f MiB", num_steps, len(self._graphs), held)
-
-    def _relay_exchanges(self, slot: Slot) -> None:
-        """Let a graph wait for what was begun before it."""
-        exchanges = slot.work.exchanges
-        if not all(isinstance(exchange, DoneExchange) for exchange in exchanges):
-            slot.work.exchanges = [self._capturer.relay(slot.number, _Joined(tuple(exchanges)))]
-
-
-class _Joined:
-    """The exchanges of row pieces as one. Implements `Exchange`."""
-
-    ended_ns = None
-    span = None
-
-    def __init__(self, exchanges: Sequence[Exchange]) -> None:
-        self._exchanges = exchanges
-
-    def wait(self) -> tuple[Tensor, ...]:
-        """Wait for all pieces and return the whole addends."""
-        return whole([found for exchange in self._exchanges if (found := exchange.wait())])
 
 
 def _launch_each(run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:

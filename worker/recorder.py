@@ -18,6 +18,10 @@ class Recorder(Protocol):
         """Begin a window."""
         ...
 
+    def wants_steps(self) -> bool:
+        """Return whether the window's steps must be launched one by one to be timed."""
+        ...
+
     def begin_step(self) -> None:
         """Note that a step is launched now."""
         ...
@@ -76,6 +80,10 @@ class HostRecorder:
         self._started_ns = self._clock_ns()
         self._compute_ns = [0] * len(window.batch_ids)
         self._exposed_ns = [0] * len(window.batch_ids)
+
+    def wants_steps(self) -> bool:
+        """Return False: here each step is timed in any case."""
+        return False
 
     def begin_step(self) -> None:
         """Note that a step is launched now."""

@@ -36,6 +36,8 @@ class PartialMemory:
     def take(self, slot: int, place: int, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Return the memory of a slot's place, [num_tokens, hidden]; narrower or shorter shapes share it."""
         sizes = self._sizes
+        if shape[0] * shape[1] * dtype.itemsize > sizes.partial_bytes:  # a long input runs alone, in memory of its own
+            return torch.empty(shape, dtype=dtype, device=sizes.device)
         block = self._blocks.get((slot, place))
         if block is None:
             with torch.inference_mode(mode=False):  # it is used in and out of that mode

@@ -1,6 +1,7 @@
 """One GPU: a compute stream that launches run ahead of, fixed memory for each slot, and captured graphs."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -13,7 +14,9 @@ from worker.arenas import DeviceArena
 from worker.attention.choice import choose_attention
 from worker.attention.interface import AttentionBackend, AttentionShape
 from worker.communicator.base import Exchange
+from worker.communicator.pieces import whole
 from worker.devices.buckets import bucket
+from worker.devices.capturer import Relayed
 from worker.devices.recorder import DeviceRecorder
 from worker.kernels.ops import TritonOps
 from worker.kernels.sampling import pick_noisy
@@ -48,7 +51,7 @@ class CudaDevice:
         self.ops = TritonOps()
         self.pick = pick_noisy
         self._bring = pinned_stage(self.torch_device)
-        self._given_up = False  # the epoch; set from another thread
+        self._given_up = threading.Event()  # the epoch; set from another thread
         self._stream: torch.cuda.Stream | None = None
         self._pages = PageTurner()
         self._page = self._pages.turn()
@@ -69,12 +72,12 @@ class CudaDevice:
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
     def begin_epoch(self) -> None:
-        """Forget that an epoch was given up."""
-        self._given_up = False
+        """Begin an epoch; outcomes of the last, if one was given up, go on failing."""
+        self._given_up = threading.Event()
 
     def give_up(self) -> None:
         """Let outcomes that are read from now on fail: exchanges may have been ended by force."""
-        self._given_up = True
+        self._given_up.set()
 
     def free_bytes(self) -> int:
         """Return the memory that may still be taken."""
@@ -102,7 +105,7 @@ class CudaDevice:
 
     def new_capturer(self) -> "CudaCapturer":
         """Return what captures on the compute stream, which is the current one."""
-        return CudaCapturer(waits_inside=True)
+        return CudaCapturer()
 
     def begin_window(self) -> None:
         """Take a page of pinned memory."""
@@ -114,7 +117,7 @@ class CudaDevice:
 
     def end_window(self) -> "CudaFence":
         """Return the place that the compute stream is to come to."""
-        return CudaFence(self._pages, self._page, lambda: self._given_up)
+        return CudaFence(self.torch_device, self._pages, self._page, self._given_up)
 
     def leave(self) -> None:
         """Let go of the memory of all slots, once the device has done with it."""
@@ -127,22 +130,25 @@ class CudaFence:
     """A place on the compute stream, the current one. Implements `Fence`.
 
     Args:
+        device: The stream's.
         pages: Gets the window's page back.
         page: The window's.
-        is_given_up: Tells whether the epoch was given up.
+        given_up: Set when the epoch is given up.
     """
 
-    def __init__(self, pages: PageTurner, page: Page, is_given_up: Callable[[], bool]) -> None:
+    def __init__(self, device: torch.device, pages: PageTurner, page: Page, given_up: threading.Event) -> None:
+        self._device = device
         self._pages = pages
         self._page = page
-        self._is_given_up = is_given_up
+        self._given_up = given_up
         self._event = _CUDA.Event(blocking=True)
         self._event.record()
 
     def wait(self) -> None:
         """Wait until the stream has come here."""
+        torch.cuda.set_device(self._device)  # of the reading thread, which would wait on GPU 0 otherwise
         self._event.synchronize()
-        if self._is_given_up():
+        if self._given_up.is_set():
             raise GroupFailedError("the epoch was given up while the device was behind")
 
     def release(self) -> None:
@@ -153,12 +159,11 @@ class CudaFence:
 class CudaCapturer:
     """Captures on a GPU's compute stream. Implements `Capturer`."""
 
-    def __init__(self, *, waits_inside: bool) -> None:
+    def __init__(self) -> None:
         self._pool: Any = torch.cuda.graph_pool_handle()
         self._relays = _CUDA.Stream(priority=-1)
         self._events: dict[int, torch.cuda.Event] = {}  # by slot
-        self._waits_inside = waits_inside
-        self._graphs = 0
+        self._failed: list[Any] = []  # graphs, which must not go before the others: see GraphedLaunches
         self.held_bytes = 0
 
     def capture(self, launch: Callable[[], None]) -> Any:
@@ -174,39 +179,34 @@ class CudaCapturer:
             finally:
                 graph.capture_end()
         except RuntimeError:
-            graph.reset()
+            self._failed.append(graph)
             raise
         free_after, _ = torch.cuda.mem_get_info()
         self.held_bytes += max(0, free_before - free_after)
         return graph
 
-    def relay(self, slot: int, exchange: Exchange) -> Exchange:
-        """Return an exchange that a graph of any time may wait for; or wait for it now."""
-        if not self._waits_inside:
-            return _Awaited(exchange.wait(), None)
+    def relay(self, slot: int, exchanges: Sequence[Exchange]) -> Relayed:
+        """Return the exchange as one that a graph of any time may wait for.
+
+        Row pieces are waited for now: where they went different ways, they are put together in memory of the current
+        stream.
+        """
+        if len(exchanges) > 1:
+            return Relayed(whole([exchange.wait() for exchange in exchanges]))
         if slot not in self._events:
             self._events[slot] = _CUDA.Event(external=True)
+        event = self._events[slot]
         with torch.cuda.stream(self._relays):
-            addends = exchange.wait()
-            self._events[slot].record()
-        return _Awaited(addends, self._events[slot])
+            addends = exchanges[0].wait()
+            event.record()
+        return Relayed(addends, lambda: torch.cuda.current_stream().wait_event(event))
 
-
-class _Awaited:
-    """Addends that are there once an event is. Implements `Exchange`."""
-
-    ended_ns = 0
-    span = None
-
-    def __init__(self, addends: tuple[Tensor, ...], event: torch.cuda.Event | None) -> None:
-        self._addends = addends
-        self._event = event
-
-    def wait(self) -> tuple[Tensor, ...]:
-        """Let the current stream wait for the event."""
-        if self._event is not None:
-            torch.cuda.current_stream().wait_event(self._event)
-        return self._addends
+    def let_go(self, graphs: Sequence[Any]) -> None:
+        """Let go of graphs, once the device has done with them."""
+        torch.cuda.synchronize()
+        for graph in graphs:
+            graph.reset()
+        self.held_bytes = 0
 
 
 def prepare_environment() -> None:

@@ -72,6 +72,10 @@ class DeviceRecorder:
         began = _recorded()
         self._told = _Told(window, began, began, len(window.batch_ids))
 
+    def wants_steps(self) -> bool:
+        """Return whether a window is to be timed of whose pattern nothing is known yet."""
+        return self._told.window.timed and self._told.window.pattern_id not in self._shares
+
     def begin_step(self) -> None:
         """Note that a step is launched now."""
         if self._is_timed():

@@ -6,7 +6,7 @@ import pytest
 
 from liger.domain import BatchKind, SegmentKind
 from tests.support.forwards import FENCE, forwards_of, pattern_of, step_of
-from worker.communicator.local import DoneExchange
+from worker.devices.capturer import Relayed
 from worker.graphs import GraphedLaunches
 from worker.rank import JoinPlan
 from worker.slots import Slot, Work
@@ -68,7 +68,8 @@ class Device:
 
     def __init__(self, *, most_bytes=1 << 30, most_graphs=8, fails=False):
         self.eager, self.captured, self.replays, self.relays = [], [], 0, []
-        self.held_bytes = 0
+        self.held_bytes = self.let_go_of = 0
+        self.wants_steps = False
         self.inputs = Inputs()
         self._fails = fails
         self._is_capturing = False
@@ -78,6 +79,7 @@ class Device:
             capturer=self,
             prepare=self._prepare,
             arena=lambda _: self,
+            wants_steps=lambda: self.wants_steps,
             most_graphs=most_graphs,
             most_bytes=most_bytes,
         )
@@ -94,9 +96,13 @@ class Device:
     def replay(self):
         self.replays += 1
 
-    def relay(self, slot, exchange):
+    def relay(self, slot, exchanges):
         self.relays.append(slot)
-        return DoneExchange(*exchange.wait())
+        return Relayed(exchanges[0].wait())
+
+    def let_go(self, graphs):
+        self.let_go_of += len(graphs)
+        self.held_bytes = 0
 
     def launch(self, planned, slot):
         (self.captured if self._is_capturing else self.eager).append(planned.place)
@@ -114,8 +120,11 @@ class Device:
 
 
 class UnderWay:
+    def __init__(self, address=7):
+        self.addend = SimpleNamespace(data_ptr=lambda: address)
+
     def wait(self):
-        return ("addend",)
+        return (self.addend,)
 
 
 def test_heads_and_trailing_exchanges_stay_out_of_a_run():
@@ -154,7 +163,7 @@ def test_a_replayed_run_leaves_its_slots_as_an_eager_one_does():
     for _ in range(3):
         slot = a_slot()
         device.graphs(template_of(slot, templates=device.templates).runs[0], [slot], device.launch)
-        works.append((slot.work.partial, slot.work.inputs, [each.wait() for each in slot.work.exchanges]))
+        works.append((slot.work.partial, slot.work.inputs, [each.wait()[0].data_ptr() for each in slot.work.exchanges]))
     assert works[0] == works[1] == works[2]
 
 
@@ -198,17 +207,42 @@ def test_what_cannot_be_captured_stays_eager_and_is_tried_once(caplog):
     assert "stays eager" in caplog.text
 
 
-def test_graphs_are_few_and_their_memory_is_bounded():
+def test_graphs_go_together_when_they_are_too_many():
     few = Device(most_graphs=2)
     for number in range(3):
         for _ in range(2):
             few.run(a_slot(number))
+    assert few.let_go_of == 2
+    assert few.graphs.num_graphs == 1
+    for _ in range(2):
+        few.run(a_slot(0))
     assert few.graphs.num_graphs == 2
+
+
+def test_nothing_is_captured_beyond_the_memory_for_it():
     small = Device(most_bytes=5)
     for number in range(3):
         for _ in range(3):
             small.run(a_slot(number))
     assert small.graphs.num_graphs == 1
+
+
+def test_windows_whose_steps_are_to_be_timed_are_launched_one_by_one():
+    device = Device()
+    device.wants_steps = True
+    for _ in range(4):
+        device.run(a_slot())
+    assert device.graphs.num_graphs == 0
+
+
+def test_a_graph_is_not_replayed_on_other_addends_than_it_was_captured_with():
+    device = Device()
+    for address in (7, 7, 7, 9):
+        slot = a_slot(position=1)
+        slot.work = Work(exchanges=[UnderWay(address)])
+        device.run(slot)
+    assert device.replays == 2
+    assert len(device.eager) == 8
 
 
 def test_graphs_wait_for_exchanges_begun_before_them():
@@ -217,7 +251,8 @@ def test_graphs_wait_for_exchanges_begun_before_them():
         slot = a_slot(position=1)
         slot.work = Work(exchanges=[UnderWay()])
         device.run(slot)
-    assert device.relays == [0, 0]  # for the capture, and for the replay after it
+    assert device.relays == [0, 0, 0]  # once a window
+    assert device.replays == 2
 
 
 def test_batches_that_run_together_are_captured_together():
@@ -235,4 +270,4 @@ def test_a_run_that_could_not_be_captured_goes_on_with_what_was_begun_before_it(
         slot.work = Work(exchanges=[UnderWay()])
         device.run(slot)
     assert device.eager[0] == 0
-    assert device.relays == [0]
+    assert device.relays == [0, 0]

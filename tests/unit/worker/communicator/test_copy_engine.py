@@ -200,14 +200,25 @@ def test_the_first_exchange_proves_the_way(store):
 
 
 @pytest.mark.parametrize("is_staged", [True], ids=["host"])
-def test_shapes_that_do_not_fit_are_refused(store, is_staged):
+def test_rows_that_are_too_wide_are_refused(store, is_staged):
     def work(communicator, _):
-        for shape in ((MAX_TOKENS + 1, 1), (1, HIDDEN + 1)):
-            with pytest.raises(ValueError, match="do not fit"):
-                communicator.partial(0, 0, shape, torch.float32)
+        with pytest.raises(ValueError, match="do not fit"):
+            communicator.partial(0, 0, (1, HIDDEN + 1), torch.float32)
         return True
 
     assert all(Group(store, 2, is_staged=is_staged).run(work))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_inputs_longer_than_a_batch_are_exchanged_too(store, size):
+    def work(communicator, runtime):
+        partial = communicator.partial(0, 0, (MAX_TOKENS + 3, HIDDEN), torch.float32)
+        partial.fill_(communicator.rank + 1.0)
+        addends = communicator.all_reduce(partial).wait()
+        runtime.rest()
+        return sum(addend.double().sum().item() for addend in addends) / (MAX_TOKENS + 3) / HIDDEN
+
+    assert Group(store, size, is_staged=True).run(work) == [sum(range(size + 1))] * size
 
 
 def test_shared_memory_has_no_name_once_all_have_it(store, tmp_path):

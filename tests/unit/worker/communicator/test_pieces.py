@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,9 +46,11 @@ def test_a_place_of_a_slot_keeps_its_memory_and_shares_it_with_no_other():
     assert LocalCommunicator(memory).partial(1, 1, (3, 4), torch.float32).data_ptr() == places[3].data_ptr()
 
 
-def test_partial_sums_that_are_too_large_for_their_memory_are_refused():
-    with pytest.raises(ValueError, match="do not fit"):
-        PartialMemory(SIZES).take(0, 0, (9, 4), torch.float32)
+def test_partial_sums_of_an_input_longer_than_a_batch_get_memory_of_their_own():
+    memory = PartialMemory(SIZES)
+    long = memory.take(0, 0, (9, 4), torch.float32)
+    assert long.shape == (9, 4)
+    assert long.data_ptr() != memory.take(0, 0, (8, 4), torch.float32).data_ptr()
 
 
 def test_host_communicators_give_new_memory_each_time():
