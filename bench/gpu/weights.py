@@ -5,11 +5,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from worker.shards.assembly import assemble
-from worker.shards.families.registry import ARCHITECTURES
+from worker.shards.loading import build_shard, partition_of
 from worker.shards.ops import Ops
-from worker.shards.partition import partition
-from worker.shards.rotary import build_rotary
 from worker.shards.shard import Shard
 from worker.shards.slices import Index
 from worker.shards.spec import ModelSpec
@@ -67,22 +64,6 @@ def make_shard(  # noqa: D417 - the rest is told by its names
         spec: The model.
         layers: Which layers to hold.
     """
-    part = partition(
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        ffn_size=spec.ffn_size,
-        vocab_size=spec.vocab_size,
-        tp_rank=tp_rank,
-        tp_size=tp_size,
-    )
     slices = MadeSlices(stored=dtype, given=dtype, device=device, seed=seed)
-    weights = assemble(spec, ARCHITECTURES[spec.architecture].family.names, part, layers, slices)
-    return Shard(
-        spec=spec,
-        partition=part,
-        layers=layers,
-        weights=weights,
-        rotary=build_rotary(spec.rope, spec.head_dim, dtype, device) if spec.rope else None,
-        weight_bytes=slices.held_bytes,
-        ops=ops,
-    )
+    part = partition_of(spec, tp_rank, tp_size)
+    return build_shard(spec, part, layers, slices, dtype=dtype, device=device, ops=ops)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from liger.domain import Pooling, PoolOutput, ScoreOutput
+from tests.gpu.models import wide_llama
 from tests.support.interleaving import Layout, Track, encoding, generation
 from tests.support.rank_group import running_group
 from tests.support.rank_processes import running_processes
@@ -81,25 +82,6 @@ def test_ranks_with_nccl_give_the_cpu_s_answers(tiny_model: MakeModel) -> None:
     folder, _ = tiny_model("llama")
     with running_processes(folder, tp_size=2, devices=devices(2), communicator="nccl") as group:
         check_close(results(group, 2, 3), on_cpu(folder), 1e-4)
-
-
-def wide_llama(folder: Path) -> Path:
-    """Save a Llama whose heads fit the libraries' kernels."""
-    import transformers
-
-    torch.manual_seed(5)
-    config = transformers.LlamaConfig(
-        vocab_size=131,
-        hidden_size=256,
-        intermediate_size=320,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=64,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def repeated(group: Any, tp_size: int, times: int) -> list[Any]:

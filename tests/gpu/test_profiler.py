@@ -10,6 +10,7 @@ import torch
 
 from liger.domain import BatchKind, SegmentKind
 from liger.profile import ProfileTable
+from tests.gpu.models import wide_llama
 from tests.support.rank_processes import running_processes
 from tests.support.tiny_models import MakeModel
 from worker.communicator.local import DoneExchange
@@ -84,25 +85,6 @@ def test_compute_and_exchanges_beside_it_end_each_when_they_do(
     assert order is (compute_ms < exchange_ms)
 
 
-def folder_of(tmp_path: Path) -> Path:
-    """Save a Llama whose heads fit the libraries' kernels."""
-    import transformers
-
-    torch.manual_seed(5)
-    config = transformers.LlamaConfig(
-        vocab_size=131,
-        hidden_size=256,
-        intermediate_size=320,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        max_position_embeddings=64,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
 def check_whole(table: ProfileTable, *, exchanges: bool) -> None:
     found = {kind: {each.segment for each in table.segments if each.batch is kind} for kind in BatchKind}
     assert found == {
@@ -123,7 +105,7 @@ def settings(tmp_path: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_rank_alone_measures_compute(tmp_path: Path, dtype: str) -> None:
-    folder = folder_of(tmp_path)
+    folder = wide_llama(tmp_path / "model")
     with running_processes(folder, tp_size=1, devices=["cuda"], **settings(tmp_path, dtype=dtype)) as group:
         (table,) = group.profile()
         check_whole(table, exchanges=False)
@@ -136,7 +118,7 @@ def test_a_rank_alone_measures_compute(tmp_path: Path, dtype: str) -> None:
 def test_two_ranks_agree_on_segments_exchanges_and_co_runs(tmp_path: Path) -> None:
     devices = [f"cuda:{rank % torch.cuda.device_count()}" for rank in range(2)]
     ranks = settings(tmp_path, communicator="copy-engine")
-    with running_processes(folder_of(tmp_path), tp_size=2, devices=devices, **ranks) as group:
+    with running_processes(wide_llama(tmp_path / "model"), tp_size=2, devices=devices, **ranks) as group:
         one, other = group.profile()
         assert one == other
         check_whole(one, exchanges=True)
@@ -148,7 +130,7 @@ def test_two_ranks_agree_on_segments_exchanges_and_co_runs(tmp_path: Path) -> No
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="NCCL wants a GPU a rank")
 def test_ranks_with_several_ways_to_exchange_compare_them(tmp_path: Path) -> None:
     ranks = settings(tmp_path, communicator="auto")
-    with running_processes(folder_of(tmp_path), tp_size=2, devices=["cuda:0", "cuda:1"], **ranks) as group:
+    with running_processes(wide_llama(tmp_path / "model"), tp_size=2, devices=["cuda:0", "cuda:1"], **ranks) as group:
         one, other = group.profile()
     assert one == other
     check_whole(one, exchanges=True)

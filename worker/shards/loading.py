@@ -12,7 +12,7 @@ from worker.shards.ops import Ops
 from worker.shards.partition import Partition, partition
 from worker.shards.rotary import build_rotary
 from worker.shards.shard import Shard
-from worker.shards.slices import CheckedSlices, ReadSlices
+from worker.shards.slices import CheckedSlices, HeldSlices, ReadSlices
 from worker.shards.spec import ModelSpec
 
 
@@ -45,17 +45,31 @@ def load_shard(
         ModelFolderError: Weights are missing, truncated, quantised or do not fit the config.
         ConfigError: The model does not split over so many ranks.
     """
-    part = _partition(spec, tp_rank, tp_size)
+    part = partition_of(spec, tp_rank, tp_size)
     names = ARCHITECTURES[spec.architecture].family.names
     held = layers if layers is not None else range(spec.num_layers)
     checked = CheckedSlices(open_checkpoint(folder), names.prefixes, f"{names.word_embedding}.weight")
     assemble(spec, names, part, held, checked)
     with ReadSlices(checked, dtype=dtype, device=device, progress=progress) as slices:
-        weights = assemble(spec, names, part, held, slices)
+        return build_shard(spec, part, held, slices, dtype=dtype, device=device, ops=ops)
+
+
+def build_shard(
+    spec: ModelSpec,
+    part: Partition,
+    layers: range,
+    slices: HeldSlices,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    ops: Ops | None,
+) -> Shard:
+    """Return a shard of slices that are right; see `load_shard` for the rest."""
+    weights = assemble(spec, ARCHITECTURES[spec.architecture].family.names, part, layers, slices)
     return Shard(
         spec=spec,
         partition=part,
-        layers=held,
+        layers=layers,
         weights=weights,
         rotary=build_rotary(spec.rope, spec.head_dim, dtype, device) if spec.rope else None,
         weight_bytes=slices.held_bytes,
@@ -63,7 +77,12 @@ def load_shard(
     )
 
 
-def _partition(spec: ModelSpec, tp_rank: int, tp_size: int) -> Partition:
+def partition_of(spec: ModelSpec, tp_rank: int, tp_size: int) -> Partition:
+    """Return what rank `tp_rank` of `tp_size` holds of each layer.
+
+    Raises:
+        ConfigError: The model does not split over so many ranks.
+    """
     return partition(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,

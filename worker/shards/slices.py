@@ -26,6 +26,12 @@ class Slices(Protocol):
         ...
 
 
+class HeldSlices(Slices, Protocol):
+    """Gives parts that have memory, and counts it."""
+
+    held_bytes: int
+
+
 class CheckedSlices:
     """Checks what is taken and counts its bytes; what it gives has no memory (torch's meta device)."""
 
