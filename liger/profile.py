@@ -14,6 +14,7 @@ class SegmentSample:
     num_tokens: int
     context: int  # tokens behind each, 0 for none
     duration_ns: int  # of an undisturbed run: the lower quartile of several
+    held_ns: int = 0  # of exchanges: how long one keeps its lane when others follow; 0 for all of its duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

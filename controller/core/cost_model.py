@@ -64,6 +64,8 @@ class CostModel:
         self._errors: deque[float] = deque(maxlen=_NUM_WINDOWS)
         self._measured = cache(self._interpolate)
         self._contention = cache(self._nearest_contention)
+        self._held_curve = _held_curve(table.segments)
+        self._held = cache(lambda num_tokens: _on_curve(self._held_curve, num_tokens))
 
     @property
     def error(self) -> float | None:
@@ -76,6 +78,12 @@ class CostModel:
         measured = self._measured(key, shape.num_tokens, 0 if key[0] is None else shape.context)
         learnt = self._learnt.get(key)
         return max(measured * (learnt.active if learnt else 1.0), _LEAST_NS)
+
+    def held_share(self, shape: Shape, segment: SegmentKind) -> float:
+        """Return for which share of its time a segment keeps its lane, 0 to 1: less than all only of exchanges."""
+        if segment is not SegmentKind.ALL_REDUCE:
+            return 1.0
+        return min(self._held(shape.num_tokens), 1.0)
 
     def contention(self, compute: SegmentKind, num_tokens: int, exchanged_tokens: int) -> tuple[float, float]:
         """Return how many times longer (the compute, the exchange) takes when both run, by the nearest co-run."""
@@ -159,6 +167,16 @@ def _curves(samples: Iterable[SegmentSample]) -> dict[Key, _Curves]:
         key: [(context, sorted(curve.items())) for context, curve in sorted(contexts.items())]
         for key, contexts in found.items()
     }
+
+
+def _held_curve(samples: Iterable[SegmentSample]) -> _Curve:
+    """Return the share of an all-reduce's time for which it keeps its lane, by tokens."""
+    shares = {
+        sample.num_tokens: sample.held_ns / sample.duration_ns if sample.held_ns else 1.0
+        for sample in samples
+        if sample.segment is SegmentKind.ALL_REDUCE and sample.duration_ns > 0
+    }
+    return sorted(shares.items()) or [(1, 1.0)]
 
 
 def _on_curve(curve: _Curve, size: int) -> float:

@@ -151,15 +151,17 @@ class DepthControl:
     def _load(self, shape: Shape, version: int) -> Load:  # noqa: ARG002 - names the costs in the cache
         assert self._costs is not None, "asked with costs only"
         beside_compute, beside_exchange = self._costs.contention(SegmentKind.MLP, shape.num_tokens, shape.num_tokens)
-        lanes = dict.fromkeys(Lane, 0.0)
+        lanes, alone = dict.fromkeys(Lane, 0.0), 0.0
         for segment in self._forwards[shape.kind]:
-            lanes[segment.lane] += self._costs.duration_ns(shape, segment.kind)
+            duration_ns = self._costs.duration_ns(shape, segment.kind)
+            lanes[segment.lane] += duration_ns * self._costs.held_share(shape, segment.kind)
+            alone += duration_ns
         compute, communication = lanes[Lane.COMPUTE], lanes[Lane.COMMUNICATION]
         overlap = min(compute, communication)
         return Load(
             compute=compute + overlap * (beside_compute - 1),
             communication=communication + overlap * (beside_exchange - 1),
-            alone=compute + communication,
+            alone=alone,
         )
 
     def _num_layers(self, kind: BatchKind) -> int:

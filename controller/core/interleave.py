@@ -225,7 +225,8 @@ class Interleaver:
             shape = replace(shape, num_tokens=ceil(shape.num_tokens / part.count))
         duration = self._costs.duration_ns(shape, segment.kind)
         lane = 2 * segment.stage + (segment.lane is Lane.COMMUNICATION)
-        return Task(lane, duration, part.after, self._contention(shape, segment, beside))
+        held = self._costs.held_share(shape, segment.kind)
+        return Task(lane, duration, part.after, self._contention(shape, segment, beside), held)
 
     def _contention(self, shape: Shape, segment: Segment, beside: Sequence[View]) -> float:
         if not beside:

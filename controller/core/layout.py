@@ -25,6 +25,7 @@ class Task:
     duration: float  # ns, when the stage's other lane is idle
     after: int  # the task of its job that it waits for, -1 for none
     contention: float = 1.0  # how many times longer it takes while the stage's other lane is busy
+    held: float = 1.0  # share of its time for which it keeps its lane: an exchange may begin before the last has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,8 @@ class _Search:
         position = node.position[job]
         positions = (*node.position[:job], position + 1, *node.position[job + 1 :])
         ends = (*node.ends[:job], (end, node.ends[job][0]), *node.ends[job + 1 :])
-        free = (*node.free[:lane], end, *node.free[lane + 1 :])
+        released = begin + (end - begin) * self._tasks[job][position].held
+        free = (*node.free[:lane], released, *node.free[lane + 1 :])
         child = _Node(node, Placed(job, position, lane, begin, end), positions, ends, free)
         longer = end - begin - self._tasks[job][position].duration
         child.stretch = node.stretch + (longer if job == 0 else 0.0)
@@ -235,8 +237,8 @@ def chain(job: Job, free: Sequence[float]) -> float:
     for task in job.tasks:
         ready = job.ready if task.after < 0 else ends[task.after]
         begin = max(ready, lanes[task.lane])
-        lanes[task.lane] = begin + task.duration
-        ends.append(lanes[task.lane])
+        lanes[task.lane] = begin + task.duration * task.held
+        ends.append(begin + task.duration)
     return max(ends, default=job.ready)
 
 
@@ -247,8 +249,8 @@ def _in_turn(job: Job, free: Sequence[float]) -> Layout:
     for number, task in enumerate(job.tasks):
         begin = max(job.ready if task.after < 0 else ends[task.after], lanes[task.lane])
         beside = min(max(lanes[task.lane ^ 1] - begin, 0.0), task.duration)
-        lanes[task.lane] = begin + task.duration + beside * (task.contention - 1.0)
-        ends.append(lanes[task.lane])
+        ends.append(begin + task.duration + beside * (task.contention - 1.0))
+        lanes[task.lane] = begin + (ends[-1] - begin) * task.held
         placed.append(Placed(0, number, task.lane, begin, ends[-1]))
     return Layout(tuple(placed), (max(ends[-2:], default=job.ready),), tuple(lanes))
 
@@ -294,5 +296,5 @@ def _left(tasks: Sequence[Task], num_lanes: int) -> list[tuple[float, ...]]:
     """Return, for each position, the work that is left on each lane."""
     left = [(0.0,) * num_lanes]
     for task in reversed(tasks):
-        left.append(tuple(work + task.duration * (lane == task.lane) for lane, work in enumerate(left[-1])))
+        left.append(tuple(work + task.duration * task.held * (lane == task.lane) for lane, work in enumerate(left[-1])))
     return left[::-1]

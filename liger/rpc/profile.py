@@ -18,6 +18,7 @@ def from_profile(table: ProfileTable) -> worker_pb2.ProfileTable:
                 num_tokens=sample.num_tokens,
                 context=sample.context,
                 duration_ns=sample.duration_ns,
+                held_ns=sample.held_ns,
             )
             for sample in table.segments
         ],
@@ -67,14 +68,17 @@ def to_profile(message: worker_pb2.ProfileTable) -> ProfileTable:
 
 
 def _to_segment(message: worker_pb2.ProfileTable.SegmentSample) -> SegmentSample:
-    if message.duration_ns < 0 or message.num_tokens < 1:
-        raise ValueError(f"{message.num_tokens} tokens in {message.duration_ns} ns")
+    if not 0 <= message.held_ns <= message.duration_ns or message.num_tokens < 1:
+        raise ValueError(
+            f"{message.num_tokens} tokens in {message.duration_ns} ns, the lane held for {message.held_ns}"
+        )
     return SegmentSample(
         batch=BatchKind(message.batch) if message.batch else None,
         segment=SegmentKind(message.segment),
         num_tokens=message.num_tokens,
         context=message.context,
         duration_ns=message.duration_ns,
+        held_ns=message.held_ns,
     )
 
 

@@ -1362,6 +1362,7 @@ class ProfileTable(_message.Message):
         NUM_TOKENS_FIELD_NUMBER: _builtins.int
         CONTEXT_FIELD_NUMBER: _builtins.int
         DURATION_NS_FIELD_NUMBER: _builtins.int
+        HELD_NS_FIELD_NUMBER: _builtins.int
         batch: _types_pb2.BatchKind.ValueType
         """Which batch kind's segment; UNSPECIFIED for exchanges, which are the same for all. Owner: worker."""
         segment: Global___SegmentKind.ValueType
@@ -1372,6 +1373,10 @@ class ProfileTable(_message.Message):
         """Tokens of context behind each, 0 for none. Owner: worker."""
         duration_ns: _builtins.int
         """Duration of an undisturbed run (the lower quartile of several), in nanoseconds. Owner: worker."""
+        held_ns: _builtins.int
+        """Of exchanges: how long one keeps its lane when others follow at once, in nanoseconds; 0 for all of duration_ns.
+        Owner: worker.
+        """
         def __init__(
             self,
             *,
@@ -1380,10 +1385,11 @@ class ProfileTable(_message.Message):
             num_tokens: _builtins.int = ...,
             context: _builtins.int = ...,
             duration_ns: _builtins.int = ...,
+            held_ns: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "context", b"context", "duration_ns", b"duration_ns", "num_tokens", b"num_tokens", "segment", b"segment"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "context", b"context", "duration_ns", b"duration_ns", "held_ns", b"held_ns", "num_tokens", b"num_tokens", "segment", b"segment"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,16 +27,17 @@ class _All:
             self.best = max(max(each, default=0.0) for each in ends)
             return
         for number in open_jobs:
-            end, lane = self._end_of_next(number, ends, free)
+            end, lane, released = self._end_of_next(number, ends, free)
             if number > 0 or end <= self.limit:
                 after = (*ends[:number], (*ends[number], end), *ends[number + 1 :])
-                self.visit(after, (*free[:lane], end, *free[lane + 1 :]))
+                self.visit(after, (*free[:lane], released, *free[lane + 1 :]))
 
-    def _end_of_next(self, number: int, ends: _Ends, free: tuple[float, ...]) -> tuple[float, int]:
+    def _end_of_next(self, number: int, ends: _Ends, free: tuple[float, ...]) -> tuple[float, int, float]:
         job = self.jobs[number]
         task = job.tasks[len(ends[number])]
         ready = job.ready if task.after < 0 else ends[number][task.after]
-        return max(ready, free[task.lane]) + task.duration, task.lane
+        begin = max(ready, free[task.lane])
+        return begin + task.duration, task.lane, begin + task.duration * task.held
 
     def _bound(self, ends: _Ends) -> float:
         return max(max(each, default=0.0) for each in ends)

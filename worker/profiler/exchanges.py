@@ -19,6 +19,8 @@ from worker.timing.budget import LaunchBudget
 
 PARTS_PER_MILLION: Final = 1_000_000
 _SLOT: Final = 0  # whose memory is exchanged
+_NUM_IN_FLIGHT: Final = 2  # slots whose exchanges are timed in turn
+_ROUNDS: Final = 4
 
 
 class ExchangeBench:
@@ -34,6 +36,7 @@ class ExchangeBench:
         dtype: Of activations.
         device: Where they are.
         stopwatch: Times the lanes.
+        num_slots: Batches in flight at once, at most.
     """
 
     def __init__(
@@ -45,7 +48,9 @@ class ExchangeBench:
         dtype: torch.dtype,
         device: torch.device,
         stopwatch: Stopwatch,
+        num_slots: int = 1,
     ) -> None:
+        self._num_slots = num_slots
         self._communicator = communicator
         self._agreement = agreement
         self._hidden_size = hidden_size
@@ -60,11 +65,19 @@ class ExchangeBench:
         self._take(is_beside=False)
 
     def exchange(self, cell: ExchangeSize) -> Run:
-        """Return what measures one exchange: its nanoseconds, from when all ranks are there."""
+        """Return what measures one exchange: its nanoseconds, from when all ranks are there.
+
+        Of an all-reduce on a device with several slots also how long it keeps the lane while another slot's is under
+        way: copies of both overlap.
+        """
         if cell.segment is SegmentKind.GATHER:
             part = torch.zeros(2 * cell.size, device=self._device)  # a value and an id for each row
             return self._alone([lambda: self._communicator.all_gather(part)])
-        return self._alone(self._begins(cell.size))
+        alone = self._alone(self._begins(cell.size))
+        if not self._stopwatch.runs_later or self._num_slots < _NUM_IN_FLIGHT:
+            return alone
+        in_turn = self._in_turn(cell.size)
+        return lambda: (*alone(), *in_turn())
 
     def trial(self, name: str, batch: TimedBatch, exchange_tokens: int) -> Run:
         """Return what measures one way to exchange: nanoseconds alone, beside compute, and of compute's delay by it."""
@@ -122,8 +135,8 @@ class ExchangeBench:
         """Return what all-reduces exchange one after another: memory of a slot's places in turn, as in a forward."""
         return [self._partial(num_tokens, place % PLACES) for place in range(count)]
 
-    def _partial(self, num_tokens: int, place: int) -> Tensor:
-        return self._communicator.partial(_SLOT, place, (num_tokens, self._hidden_size), self._dtype).zero_()
+    def _partial(self, num_tokens: int, place: int, slot: int = _SLOT) -> Tensor:
+        return self._communicator.partial(slot, place, (num_tokens, self._hidden_size), self._dtype).zero_()
 
     def _begins(self, num_tokens: int) -> list[Callable[[], Exchange]]:
         """Return what begins all-reduces, as many as are timed in a row."""
@@ -149,6 +162,29 @@ class ExchangeBench:
 
         return run
 
+    def _in_turn(self, num_tokens: int) -> Run:
+        """Return what measures one of many exchanges, of slots in turn, each begun when its slot's last is done."""
+        watch, budget = self._stopwatch, LaunchBudget(_NUM_IN_FLIGHT * _ROUNDS + 1)
+        partials = [
+            [self._partial(num_tokens, place, slot) for place in range(PLACES)] for slot in range(_NUM_IN_FLIGHT)
+        ]
+
+        def run() -> tuple[int, ...]:
+            self._meet(budget)
+            began = watch.mark()
+            under_way: list[Exchange | None] = [None] * _NUM_IN_FLIGHT
+            for turn in range(_ROUNDS):
+                for slot, places in enumerate(partials):
+                    _finish(under_way[slot])
+                    under_way[slot] = self._communicator.all_reduce(places[turn % PLACES])
+            for exchange in under_way:
+                _finish(exchange)
+            ended = watch.mark()
+            budget.learn(watch.settle())
+            return (watch.between_ns(began, ended) // (_NUM_IN_FLIGHT * _ROUNDS),)
+
+        return run
+
     def _together(
         self, compute: Callable[[], None], partials: Sequence[Tensor], budget: LaunchBudget
     ) -> tuple[int, int]:
@@ -170,3 +206,8 @@ class ExchangeBench:
         if self._stopwatch.runs_later:
             self._stopwatch.hold(budget.expected_ns)
             self._communicator.all_reduce(self._partial(1, PLACES - 1)).wait()
+
+
+def _finish(exchange: Exchange | None) -> None:
+    if exchange is not None:
+        exchange.wait()

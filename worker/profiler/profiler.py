@@ -181,6 +181,7 @@ def _bench(subject: Subject, agreement: Agreement) -> ExchangeBench:
         dtype=subject.dtype,
         device=subject.device,
         stopwatch=subject.stopwatch,
+        num_slots=subject.num_slots,
     )
 
 
@@ -223,8 +224,15 @@ def _shape_samples(table: Table[Shape], batches: BatchMaker) -> list[SegmentSamp
 
 def _exchange_samples(table: Table[ExchangeSize]) -> list[SegmentSample]:
     return [
-        SegmentSample(batch=None, segment=cell.segment, num_tokens=cell.size, context=0, duration_ns=duration_ns)
-        for cell, (duration_ns,) in table.items()
+        SegmentSample(
+            batch=None,
+            segment=cell.segment,
+            num_tokens=cell.size,
+            context=0,
+            duration_ns=duration_ns,
+            held_ns=min(duration_ns, *held_ns) if held_ns else 0,
+        )
+        for cell, (duration_ns, *held_ns) in table.items()
     ]
 
 

@@ -39,6 +39,7 @@ class Subject:
     device: torch.device
     stopwatch: Stopwatch
     make_key: Callable[[tuple[str, ...]], str]  # from the hardware of all ranks of the stage
+    num_slots: int = 1  # batches in flight at once, at most
 
 
 def make_subject(
@@ -81,6 +82,7 @@ def make_subject(
         dtype=dtype,
         device=device.torch_device,
         stopwatch=watch,
+        num_slots=plan.num_slots,
         make_key=lambda hardware: profile_key(
             card, plan, communicator=communicator, hardware=hardware, tag=config.profile_tag
         ),

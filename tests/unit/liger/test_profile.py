@@ -10,7 +10,7 @@ TABLE = ProfileTable(
     key="k",
     activation_bytes=144,
     segments=(
-        SegmentSample(batch=None, segment=SegmentKind.ALL_REDUCE, num_tokens=16, context=0, duration_ns=5),
+        SegmentSample(batch=None, segment=SegmentKind.ALL_REDUCE, num_tokens=16, context=0, duration_ns=5, held_ns=3),
         SegmentSample(batch=BatchKind.DECODE, segment=SegmentKind.ATTENTION, num_tokens=4, context=512, duration_ns=7),
     ),
     contention=(
@@ -47,7 +47,17 @@ def test_a_profile_without_what_it_needs_is_refused(field):
         to_profile(message)
 
 
-@pytest.mark.parametrize(("field", "value"), [("duration_ns", -1), ("num_tokens", 0), ("segment", 99), ("batch", 99)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("duration_ns", -1),
+        ("held_ns", -1),
+        ("held_ns", 8),
+        ("num_tokens", 0),
+        ("segment", 99),
+        ("batch", 99),
+    ],
+)
 def test_a_sample_that_no_measurement_gives_is_refused(field, value):
     message = from_profile(TABLE)
     setattr(message.segments[1], field, value)

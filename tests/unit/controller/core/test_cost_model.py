@@ -165,3 +165,17 @@ def test_the_error_is_the_median_of_recent_windows():
     for _ in range(1000):
         costs.observe_window(100.0, 100.0)
     assert costs.error == 0.0
+
+
+def test_all_reduces_keep_their_lane_for_a_measured_share_of_their_time_and_all_else_for_all_of_it():
+    reduces = [
+        SegmentSample(batch=None, segment=ALL_REDUCE, num_tokens=10, context=0, duration_ns=100, held_ns=50),
+        SegmentSample(batch=None, segment=ALL_REDUCE, num_tokens=30, context=0, duration_ns=100, held_ns=90),
+        SegmentSample(batch=None, segment=ALL_REDUCE, num_tokens=50, context=0, duration_ns=100),
+    ]
+    costs = costs_of(sample(ENCODE, MLP, 10, 100), *reduces)
+    shares = [costs.held_share(Shape(ENCODE, size), ALL_REDUCE) for size in (1, 10, 20, 30, 50, 400)]
+    assert shares[:5] == pytest.approx([0.5, 0.5, 0.7, 0.9, 1.0])
+    assert shares[5] == 1.0
+    assert costs.held_share(Shape(ENCODE, 10), MLP) == 1.0
+    assert costs_of(sample(ENCODE, MLP, 10, 100)).held_share(Shape(ENCODE, 10), ALL_REDUCE) == 1.0

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +11,11 @@ SLACK = 0.05
 
 
 @st.composite
-def chains(draw, most: int, num_lanes: int = 2, *, decomposed: bool = False) -> Job:
-    """Return a job as batches have them: compute and exchange in turn, some pairs in pieces, stage after stage."""
+def chains(draw, most: int, num_lanes: int = 2, *, decomposed: bool = False, held: float = 1.0) -> Job:
+    """Return a job as batches have them: compute and exchange in turn, some pairs in pieces, stage after stage.
+
+    Exchanges keep their lane for the share `held` of their time.
+    """
     tasks: list[Task] = []
     duration = st.integers(1, 40)
     stage, is_compute = 0, draw(st.booleans())
@@ -23,10 +25,10 @@ def chains(draw, most: int, num_lanes: int = 2, *, decomposed: bool = False) -> 
             compute, exchange = draw(duration), draw(duration)
             for index in range(2):
                 tasks.append(Task(2 * stage, compute, len(tasks) - (1 if index == 0 else 2)))
-                tasks.append(Task(2 * stage + 1, exchange, len(tasks) - 1))
+                tasks.append(Task(2 * stage + 1, exchange, len(tasks) - 1, held=held))
             is_compute = True
             continue
-        tasks.append(Task(2 * stage + (not is_compute), draw(duration), last))
+        tasks.append(Task(2 * stage + (not is_compute), draw(duration), last, held=1.0 if is_compute else held))
         if not is_compute and 2 * stage + 2 < num_lanes and draw(st.booleans()):
             stage += 1
         is_compute = not is_compute
@@ -34,12 +36,14 @@ def chains(draw, most: int, num_lanes: int = 2, *, decomposed: bool = False) -> 
 
 
 @st.composite
-def instances(draw, *, decomposed: bool = False, num_lanes: int = 2) -> tuple[list[Job], tuple[float, ...]]:
+def instances(
+    draw, *, decomposed: bool = False, num_lanes: int = 2, held: float = 1.0
+) -> tuple[list[Job], tuple[float, ...]]:
     """Return jobs and when lanes are free: two of up to 6 tasks, or three of up to 4."""
     lengths = draw(
         st.lists(st.integers(1, 6), min_size=2, max_size=2) | st.lists(st.integers(1, 4), min_size=3, max_size=3)
     )
-    jobs = [draw(chains(length, num_lanes, decomposed=decomposed)) for length in lengths]
+    jobs = [draw(chains(length, num_lanes, decomposed=decomposed, held=held)) for length in lengths]
     free = tuple(float(draw(st.sampled_from([0, 0, 5, 20]))) for _ in range(num_lanes))
     return jobs, free
 
@@ -49,6 +53,7 @@ KINDS = {
     "decomposed": instances(decomposed=True),
     "two stages": instances(num_lanes=4),
     "decomposed, two stages": instances(decomposed=True, num_lanes=4),
+    "exchanges that overlap": instances(decomposed=True, held=0.5),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -65,8 +70,9 @@ def check_feasible(layout: Layout, jobs: list[Job], free: tuple[float, ...]) -> 
     for lane, available in enumerate(free):
         on_lane = sorted((one for one in layout.placed if one.lane == lane), key=lambda one: one.begin)
         assert all(one.begin >= available for one in on_lane)
-        assert all(before.end <= after.begin for before, after in pairwise(on_lane))
-        assert layout.free[lane] == max([available, *(one.end for one in on_lane)])
+        released = [one.begin + (one.end - one.begin) * jobs[one.job].tasks[one.task].held for one in on_lane]
+        assert all(before <= after.begin for before, after in zip(released, on_lane[1:], strict=False))
+        assert layout.free[lane] == max([available, *released])
     for number, job in enumerate(jobs):
         assert layout.ends[number] == max(placed[number, task].end for task in range(len(job.tasks)))
 
@@ -185,3 +191,12 @@ def test_a_job_alone_is_laid_out_as_beside_one_without_tasks(data, factor):
     beside = lay_out([job, Job(())], num_lanes=4, slack=SLACK, free=free)
     assert alone.placed == beside.placed
     assert (alone.ends, alone.free) == (beside.ends[:1], beside.free)
+
+
+def test_an_exchange_may_begin_before_the_last_has_ended_where_lanes_are_kept_for_less():
+    jobs = [Job((Task(0, 10, -1), Task(1, 20, 0, held=0.5), Task(0, 10, 1))), Job((Task(0, 5, -1), Task(1, 20, 0)))]
+    layout = lay_out(jobs, num_lanes=2, slack=0.0)
+    begins = {(one.job, one.task): one.begin for one in layout.placed}
+    assert begins[0, 1] == 10.0
+    assert begins[1, 1] == 20.0  # not 30
+    assert begins[0, 2] == 30.0

@@ -30,7 +30,7 @@ def ranks(tiny_model, store, tmp_path):
                     pp_stage=stage,
                     pp_size=1,
                     rendezvous_endpoint=store.endpoint,
-                    num_slots=1,
+                    num_slots=2,
                     max_batch_tokens=64,
                     num_rows=8,
                     stage_layers=stage_layers,

@@ -56,24 +56,26 @@ class Places:
     def __init__(self, inner: Communicator) -> None:
         self._inner = inner
         self.rank, self.world_size, self.timed = inner.rank, inner.world_size, False
-        self._place_of: dict[int, int] = {}  # by address
+        self._place_of: dict[int, tuple[int, int]] = {}  # slot and place, by address
         self._memory: dict[tuple[int, int, tuple[int, int]], torch.Tensor] = {}
-        self.places: list[int] = []
+        self.places: dict[int, list[int]] = {}  # that were exchanged, by slot
 
     def partial(self, slot, place, shape, dtype):
         """Return the same memory each time, as on a device."""
         key = (slot, place, shape)
         if key not in self._memory:
             self._memory[key] = self._inner.partial(slot, place, shape, dtype)
-            self._place_of[self._memory[key].data_ptr()] = place
+            self._place_of[self._memory[key].data_ptr()] = slot, place
         return self._memory[key]
 
     def all_reduce(self, partial):
-        self.places.append(self._place_of[partial.data_ptr()])
+        slot, place = self._place_of[partial.data_ptr()]
+        self.places.setdefault(slot, []).append(place)
         return self._inner.all_reduce(partial)
 
     def all_gather(self, part):
-        self.places.append(-1)
+        for places in self.places.values():
+            places.append(-1)
         return self._inner.all_gather(part)
 
 
@@ -142,9 +144,20 @@ def test_an_exchange_is_behind_one_of_the_other_place(later):
     pair, made = later(Places)
     together(pair)
     for communicator in made:
-        places = communicator.places
-        starts = [place for place, before in zip(places[1:], places, strict=False) if place == before]
-        assert set(starts) <= {1}, "only the exchange by which ranks meet may follow its like, as hosts met before"
+        for places in communicator.places.values():
+            alike = [place for place, before in zip(places[1:], places, strict=False) if place == before]
+            starts = [place for place in alike if place >= 0]
+            assert set(starts) <= {1}, "only the exchange by which ranks meet may follow its like, as hosts met before"
+
+
+def test_all_reduces_tell_how_long_they_keep_the_lane_where_several_slots_exchange(later):
+    pair, made = later(Places)
+    table, _ = together(pair)
+    reduces = [sample for sample in table.segments if sample.segment is SegmentKind.ALL_REDUCE]
+    assert reduces
+    assert all(0 < sample.held_ns <= sample.duration_ns for sample in reduces)
+    assert all(sample.held_ns == 0 for sample in table.segments if sample.segment is not SegmentKind.ALL_REDUCE)
+    assert set(made[0].places) == {0, 1}
 
 
 def test_ways_to_exchange_are_compared_and_the_better_is_taken(later):
