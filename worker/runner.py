@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from liger.domain import BatchKind, SegmentKind
 from liger.schedule import BatchOutcome, ItemResult, Logprob, Piece, Segment
@@ -217,7 +218,7 @@ class SegmentRunner:
     def _send(self, slot: Slot, segment: Segment, _: Piece | None) -> Exchange:
         assert segment.peer is not None, "a send has a peer"
         if not is_feedback(segment):
-            return self._links.send(self._shard.suspend(self._settled(slot)), segment.peer)
+            return self._links.send(self._leaving(slot), segment.peer)
         assert slot.work.drawn is not None, "tokens are drawn before they are sent"
         return self._links.send(slot.work.drawn.tokens, segment.peer)
 
@@ -228,6 +229,11 @@ class SegmentRunner:
             self._feedback.add(slot.claim.draw_rows, arrival)
         return arrival
 
+    def _leaving(self, slot: Slot) -> Tensor:
+        """Return what another stage goes on with: without padding, in memory that the next batch leaves alone."""
+        residual = self._shard.suspend(self._settled(slot))[: slot.claim.num_tokens]
+        return residual.clone() if self._device.runs_ahead else residual
+
     def _settled(self, slot: Slot) -> Activation:
         """Return the batch's activation with the addends of its last exchange."""
         work = slot.work
@@ -235,6 +241,8 @@ class SegmentRunner:
             assert work.arrival is not None, "embed or receive comes first"
             (arrived,) = self._wait(work.arrival)
             positions = self.prepare(slot).positions
+            if len(arrived) < len(positions):  # it comes without padding
+                arrived = pad(arrived, (0, 0, 0, len(positions) - len(arrived)))
             residual, rotation = self._fixed(slot, len(positions))
             work.activation = self._shard.resume(arrived, positions, residual=residual, rotation=rotation)
             work.arrival = None
