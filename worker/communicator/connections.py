@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import torch.distributed
 
+from liger.errors import LigerError
 from worker.communicator.base import Communicator
 from worker.communicator.devices import DeviceConnector
 from worker.communicator.gloo import GlooCommunicator
@@ -86,7 +87,13 @@ class Connector:
                 stage = devices.stage(f"device/{plan.pp_stage}", plan.tp_rank, plan.tp_size)
             stage = NullCommunicator(stage) if is_null else stage
             host = host if devices is not None else stage
-        return Connections(stage=stage, links=NullLinks() if is_null else self._link(), host=host)
+        if is_null:
+            return Connections(stage=stage, links=NullLinks(), host=host)
+        try:
+            return Connections(stage=stage, links=self._link(), host=host)
+        except LigerError:
+            stage.close()  # what it holds of a device is not given back by itself
+            raise
 
     def _link(self) -> PairLinks:
         """Open the ways in the same order on all ranks, as each waits for its other end."""

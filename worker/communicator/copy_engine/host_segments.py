@@ -41,7 +41,7 @@ class HostSegments:
         size = layout.segment_bytes
         self._file = map_together(meeting, size * layout.world_size)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._file))
-        base = driver.register(self._start, size * layout.world_size)
+        base = self._pin_together(meeting, size * layout.world_size)
         self._flags = self._start + meeting.rank * size
         self._flags_bytes = layout.num_flags * FLAG_BYTES
         self.partials = torch.empty(layout.payload_bytes, dtype=torch.uint8, device=runtime.device)
@@ -55,13 +55,29 @@ class HostSegments:
             is_staged=True,
         )
 
+    def _pin_together(self, meeting: Meeting, num_bytes: int) -> int:
+        """Pin the file and return where devices see it; all ranks learn whether all could."""
+        base, error = 0, None
+        try:
+            base = self._driver.register(self._start, num_bytes)
+        except GroupFailedError as failure:
+            error = failure
+        if not meeting.agree("pinned", is_well=error is None):
+            if error is None:
+                self._driver.unregister(self._start)
+            self._file.close()
+            raise error or GroupFailedError("another rank could not pin the memory shared with it")
+        return base
+
     def poison(self) -> None:
         """Set all flags that this rank awaits, by plain stores: to more than 1, which ends a wait for 1 too."""
         ctypes.memset(self._flags, 1, self._flags_bytes)
 
     def close(self) -> None:
-        """Unpin the file. It is unmapped with the last reference."""
+        """Unpin and unmap the file, and let go of the device's memory: a later epoch may need all of it."""
         self._driver.unregister(self._start)
+        self._file.close()
+        self.partials = self.inboxes = torch.empty(0, dtype=torch.uint8)
 
 
 def map_together(meeting: Meeting, num_bytes: int, folder: Path = SHARED_FOLDER) -> mmap.mmap:

@@ -55,11 +55,27 @@ def open_copy_engine(
     driver, meeting = Driver(), Meeting(store, rank=rank, world_size=world_size)
     segments = open_segments(Layout.of(memory, world_size), meeting, driver, runtime)
     communicator = CopyEngineCommunicator(segments, driver, runtime, chunking)
-    is_well = is_first_right(communicator, runtime, limit_s)
-    if not meeting.agree("first", is_well=is_well):
-        communicator.close()
-        raise GroupFailedError("the first exchange between GPUs failed; NCCL_P2P_DISABLE=1 takes the way over the host")
+    error = None
+    try:
+        is_well = is_first_right(communicator, runtime, limit_s)
+    except GroupFailedError as failure:
+        is_well, error = False, failure
+    if not _agree_or_close(meeting, communicator, is_well=is_well):
+        raise error or GroupFailedError(
+            "the first exchange between GPUs failed; NCCL_P2P_DISABLE=1 takes the way over the host"
+        )
     return communicator
+
+
+def _agree_or_close(meeting: Meeting, communicator: CopyEngineCommunicator, *, is_well: bool) -> bool:
+    """Tell whether all is well with every rank's first exchange; otherwise the communicator is closed."""
+    are_well = False
+    try:
+        are_well = meeting.agree("first", is_well=is_well)
+    finally:
+        if not are_well:
+            communicator.close()
+    return are_well
 
 
 def open_segments(layout: Layout, meeting: Meeting, driver: Driver, runtime: Runtime) -> Segments:

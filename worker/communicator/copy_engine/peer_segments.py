@@ -40,7 +40,7 @@ class PeerSegments:
         self._runtime = runtime
         self._size = driver.rounded(index, layout.segment_bytes)
         self._num_flags = layout.num_flags
-        self._segments: list[int] = []
+        self._segments: dict[int, int] = {}  # by rank
         self._stream = driver.new_urgent_stream()  # for poison: no lane may block it
         try:
             self._open(layout, meeting, index)
@@ -53,7 +53,7 @@ class PeerSegments:
         self.addresses = Addresses(
             layout=layout,
             rank=meeting.rank,
-            segments=tuple(self._segments),
+            segments=tuple(self._segments[rank] for rank in range(layout.world_size)),
             partials=self.partials.data_ptr(),
             inboxes=self.inboxes.data_ptr(),
             is_staged=False,
@@ -62,15 +62,14 @@ class PeerSegments:
     def _open(self, layout: Layout, meeting: Meeting, index: int) -> None:
         """Create, lower all flags, share and map; all ranks learn whether all could."""
         driver, error = self._driver, None
-        handle, descriptor = self._create(meeting, index)
+        descriptor = self._create(meeting, index)
         try:
             descriptors = pass_descriptors(meeting, descriptor)
         finally:
             os.close(descriptor)
         try:
-            for rank in range(meeting.world_size):
-                shared = handle if rank == meeting.rank else driver.import_shared(descriptors[rank])
-                self._segments.append(driver.map_shared(index, shared, self._size))
+            for rank, passed in descriptors.items():
+                self._segments[rank] = driver.map_shared(index, driver.import_shared(passed), self._size)
             driver.set_words(self._stream, self._segments[meeting.rank], 0, layout.num_flags)
             driver.synchronize(self._stream)
         except GroupFailedError as failure:
@@ -81,15 +80,23 @@ class PeerSegments:
         if not meeting.agree("mapped", is_well=error is None):
             raise error or GroupFailedError("another rank cannot reach the memory of all GPUs")
 
-    def _create(self, meeting: Meeting, index: int) -> tuple[int, int]:
-        created, error = None, None
+    def _create(self, meeting: Meeting, index: int) -> int:
+        """Create and map this rank's segment, which from here on goes with its mapping; return its descriptor."""
+        descriptor, error = -1, None
         try:
-            created = self._driver.create_shared(index, self._size)
+            handle, descriptor = self._driver.create_shared(index, self._size)
+            self._segments[meeting.rank] = self._driver.map_shared(index, handle, self._size)
         except GroupFailedError as failure:
             error = failure
-        if not meeting.agree("created", is_well=error is None) or created is None:
+        try:
+            are_well = meeting.agree("created", is_well=error is None)
+        except GroupFailedError as failure:
+            are_well, error = False, error or failure
+        if not are_well:
+            if descriptor >= 0:
+                os.close(descriptor)
             raise error or GroupFailedError("another rank's GPU has no memory to share")
-        return created
+        return descriptor
 
     def poison(self) -> None:
         """Set all flags that this rank awaits, by a stream of its own."""
@@ -99,9 +106,10 @@ class PeerSegments:
 
     def close(self) -> None:
         """Unmap all segments; each is freed once the last rank has."""
-        for segment in self._segments:
+        self.partials = self.inboxes = torch.empty(0, dtype=torch.uint8)
+        for segment in self._segments.values():
             self._driver.unmap_shared(segment, self._size)
-        self._segments = []
+        self._segments = {}
         self._driver.free_stream(self._stream)
 
 

@@ -44,6 +44,11 @@ class FakeLibrary:
         self.memory = {}  # handle: file
         self.maps = {}  # address: map
         self.cannot_map = False
+        self.cannot_pin = False
+        self.cannot_wait = False
+        self.most_maps = None  # that can be made
+        self.held = set()  # handles not released
+        self.mapped = set()  # addresses of shared memory
         for name in [name for name in dir(self) if name.startswith("_cu")]:
             setattr(self, name[1:], _Function(getattr(self, name)))
 
@@ -84,6 +89,8 @@ class FakeLibrary:
         return self.on(stream, write)
 
     def _cuStreamWaitValue32_v2(self, stream, address, value, _):  # noqa: N802
+        if self.cannot_wait:
+            return 801
         word = ctypes.c_uint32.from_address(address)
 
         def wait():
@@ -112,6 +119,9 @@ class FakeLibrary:
         token = self.events.get(event)
         return self.on(stream, token.wait) if token else 0
 
+    def _cuMemHostRegister_v2(self, *_):  # noqa: N802
+        return 2 if self.cannot_pin else 0
+
     def _cuMemHostGetDevicePointer_v2(self, out, address, _):  # noqa: N802
         out._obj.value = address
         return 0
@@ -124,6 +134,7 @@ class FakeLibrary:
         descriptor = os.memfd_create("device")
         os.ftruncate(descriptor, size)
         out._obj.value = descriptor
+        self.held.add(descriptor)
         return 0
 
     def _cuMemExportToShareableHandle(self, out, handle, *_):  # noqa: N802
@@ -132,6 +143,7 @@ class FakeLibrary:
 
     def _cuMemImportFromShareableHandle(self, out, descriptor, _):  # noqa: N802
         out._obj.value = os.dup(descriptor.value)
+        self.held.add(out._obj.value)
         return 0
 
     def _cuMemAddressReserve(self, out, size, *_):  # noqa: N802
@@ -141,14 +153,21 @@ class FakeLibrary:
         return 0
 
     def _cuMemMap(self, address, size, _, handle, __):  # noqa: N802
-        if self.cannot_map:
+        if self.cannot_map or len(self.mapped) == self.most_maps:
             return 101
         mapped = mmap.mmap(handle, size)
         address.value = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
         self.maps[address.value] = mapped
+        self.mapped.add(address.value)
+        return 0
+
+    def _cuMemUnmap(self, address, _):  # noqa: N802
+        self.mapped.discard(address)
         return 0
 
     def _cuMemRelease(self, handle):  # noqa: N802
+        handle = getattr(handle, "value", handle)
+        self.held.discard(handle)
         os.close(handle)
         return 0
 

@@ -9,12 +9,14 @@ import torch
 
 from liger.errors import ConfigError, GroupFailedError
 from tests.unit.worker.communicator.fake_cuda import FakeRuntime
+from worker.communicator.copy_engine import opening
 from worker.communicator.copy_engine.communicator import CopyEngineCommunicator
 from worker.communicator.copy_engine.host_segments import map_together
 from worker.communicator.copy_engine.layout import Layout
 from worker.communicator.copy_engine.meeting import Meeting
 from worker.communicator.copy_engine.opening import is_first_right, open_segments
 from worker.communicator.copy_engine.protocol import Chunking
+from worker.communicator.memory import ExchangeMemory
 from worker.communicator.pieces import whole
 from worker.rendezvous import RendezvousStore
 
@@ -190,6 +192,80 @@ def test_timed_exchanges_tell_when_they_ran(store, is_staged):
         return all(began.at_ns <= ended.at_ns for began, ended in spans)
 
     assert all(Group(store, 2, is_staged=is_staged).run(work))
+
+
+def small_layout(size):
+    return Layout(world_size=size, num_slots=1, max_tokens=4, row_bytes=HIDDEN * 4)
+
+
+def test_gpus_that_reach_their_own_memory_alone_keep_nothing_of_the_way_from_peer_to_peer(store):
+    def run(rank):
+        runtime = FakeRuntime()
+        runtime.library.most_maps = 1
+        segments = open_segments(small_layout(3), meeting_of(store, rank, 3), runtime.driver, runtime)
+        left = runtime.library.held | runtime.library.mapped
+        segments.close()
+        runtime.library.close()
+        return type(segments).__name__, left
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run, range(3))) == [("HostSegments", set())] * 3
+
+
+def test_a_rank_that_cannot_pin_shared_memory_is_told_of_on_all(store):
+    def run(rank):
+        runtime = FakeRuntime()
+        runtime.library.cannot_map, runtime.library.cannot_pin = True, rank == 1
+        with pytest.raises(GroupFailedError) as failure:
+            open_segments(small_layout(2), meeting_of(store, rank, 2), runtime.driver, runtime)
+        runtime.library.close()
+        return str(failure.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(run, range(2)))
+    assert "another rank could not pin" in told[0]
+    assert "CUDA failed" in told[1]
+
+
+def test_a_first_exchange_that_cannot_be_begun_fails_on_all_ranks_and_leaves_nothing(store, monkeypatch):
+    def run(rank):
+        runtime = runtimes[rank]
+        runtime.library.cannot_wait = rank == 1
+        host, port = store.endpoint.rsplit(":", 1)
+        client = torch.distributed.TCPStore(host, int(port), is_master=False, wait_for_workers=False)
+        with pytest.raises(GroupFailedError) as failure:
+            opening.open_copy_engine(client, rank=rank, world_size=2, memory=memory, limit_s=0.3)
+        left = runtime.library.mapped
+        runtime.library.close()
+        return str(failure.value), left
+
+    memory = ExchangeMemory(num_slots=1, max_tokens=4, hidden_size=4, dtype=torch.float32, device=torch.device("cpu"))
+    runtimes, here = [FakeRuntime(), FakeRuntime()], threading.local()
+    monkeypatch.setattr(opening, "Runtime", lambda _: here.runtime)
+    monkeypatch.setattr(opening, "Driver", lambda: here.runtime.driver)
+    monkeypatch.setattr(runtimes[0], "is_at_rest", lambda: False)
+
+    def run_as(rank):
+        here.runtime = runtimes[rank]
+        return run(rank)
+
+    with ThreadPoolExecutor(2) as pool:
+        (first, first_left), (second, second_left) = pool.map(run_as, range(2))
+    assert "first exchange between GPUs failed" in first
+    assert "CUDA failed" in second
+    assert first_left == second_left == set()
+
+
+@WAYS
+def test_a_closed_communicator_keeps_no_memory_of_its_epoch(store, is_staged):
+    def work(communicator, _):
+        segments = communicator._segments
+        communicator.all_gather(torch.ones(1))
+        communicator.close()
+        mapped = segments._file.closed if is_staged else not segments._segments
+        return mapped, len(segments.partials), len(segments.inboxes)
+
+    assert Group(store, 2, is_staged=is_staged).run(work) == [(True, 0, 0)] * 2
 
 
 def test_the_first_exchange_proves_the_way(store):

@@ -183,6 +183,19 @@ def test_stages_send_on_and_back_in_order_without_waiting(store, stages):
         assert values == [[(rank - 1) % stages, number] for number in range(3)]
 
 
+def test_a_stage_is_let_go_of_where_the_ways_between_stages_do_not_open(store, monkeypatch):
+    closed = []
+
+    def refused(*_):
+        raise GroupFailedError("nobody there")
+
+    monkeypatch.setattr(Connector, "_link", refused)
+    monkeypatch.setattr(LocalCommunicator, "close", lambda _: closed.append(True))
+    with pytest.raises(GroupFailedError, match="nobody there"):
+        Connector(plan_of(store, 0, 1), None, host=HOST, limit_s=1.0).connect()
+    assert closed == [True]
+
+
 def test_nothing_is_sent_of_an_empty_tensor(store):
     def run(rank):
         connections = staged(store, rank, 2)
