@@ -4,8 +4,8 @@ A window comes in runs of steps that can be captured (embedding, attention, MLP 
 were padded to a bucket) and the rest, which is launched eagerly: heads, gathers and draws, whose work depends on what
 is asked for. A run that comes again is captured and replayed from then on.
 
-All ranks see the same windows and so capture at the same ones; nothing depends on it, as exchanges meet by flags or by
-order, captured or not.
+All ranks see the same windows and so capture at the same ones. Copy engines' exchanges meet by flags, captured or not;
+NCCL asks that an exchange be captured on all ranks or on none.
 """
 
 import logging

@@ -62,6 +62,7 @@ class DeviceRecorder:
         self._anchor: torch.cuda.Event | None = None  # an event that has passed, and when; moved on at each reading
         self._anchor_ns = 0
         self._shares: dict[int, _Shares] = {}  # by pattern
+        self._seen: set[int] = set()  # patterns of which a timed window was launched step by step
         self._began: torch.cuda.Event | None = None
         self._ready: torch.cuda.Event | None = None
 
@@ -73,8 +74,11 @@ class DeviceRecorder:
         self._told = _Told(window, began, began, len(window.batch_ids))
 
     def wants_steps(self) -> bool:
-        """Return whether a window is to be timed of whose pattern nothing is known yet."""
-        return self._told.window.timed and self._told.window.pattern_id not in self._shares
+        """Return whether a window is to be timed of whose pattern none was seen step by step yet.
+
+        The same on all ranks, however late each reads its windows: NCCL's exchanges are captured on all or on none.
+        """
+        return self._told.window.timed and self._told.window.pattern_id not in self._seen
 
     def begin_step(self) -> None:
         """Note that a step is launched now."""
@@ -107,6 +111,8 @@ class DeviceRecorder:
         """End the window."""
         told = self._told
         told.num_steps = num_steps
+        if told.window.timed and told.num_seen == num_steps:
+            self._seen.add(told.window.pattern_id)
         told.ended = _recorded()
         return lambda: self._read(told)
 

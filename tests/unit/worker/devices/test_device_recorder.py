@@ -64,3 +64,14 @@ def test_shares_are_not_taken_from_windows_of_which_a_part_was_in_a_graph(monkey
     lanes = Lanes(monkeypatch)
     timings = recorded(DeviceRecorder(lambda: 0), lanes, DoneExchange(), num_steps=9)
     assert timings.batch_compute_ns == pytest.approx((2_000_000, 2_000_000), abs=2)
+
+
+def test_steps_are_wanted_until_seen_once_whenever_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes, recorder = Lanes(monkeypatch), DeviceRecorder(lambda: 0)
+    wanted = []
+    monkeypatch.setattr(recorder, "_read", lambda _: None)  # by a thread that is far behind
+    for num_steps in (9, 3, 3):
+        recorded(recorder, lanes, DoneExchange(), num_steps=num_steps)
+        recorder.begin(window_of(PATTERN, 1, (1, 2), timed=True))
+        wanted.append(recorder.wants_steps())
+    assert wanted == [True, False, False]
