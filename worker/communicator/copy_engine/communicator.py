@@ -1,5 +1,6 @@
 """Exchanges of the GPUs of one node by copy engines and stream memory operations."""
 
+import logging
 import threading
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from worker.communicator.copy_engine.segments import Segments
 from worker.communicator.memory import view_of
 from worker.communicator.pieces import sum_in_order
 
+_LOG: Final = logging.getLogger(__name__)
 _MOST_PROGRAMS: Final = 4096  # beyond, all are compiled anew
 _NUM_GATHER_EVENTS: Final = 16
 _POISON_S: Final = 0.001
@@ -155,10 +157,14 @@ class CopyEngineCommunicator:
         if self._is_closed:
             return
         self._is_closed = True
-        self._runtime.begin()
-        self.abort()  # nothing is under way that anybody wants
-        self._runtime.rest()
-        self._poisoner.stop()
+        try:
+            self._runtime.begin()
+            self.abort()  # nothing is under way that anybody wants
+            self._runtime.rest()
+        except RuntimeError:  # how torch tells that the device is lost; whoever closes has more to close
+            _LOG.warning("the device did not come to rest", exc_info=True)
+        finally:
+            self._poisoner.stop()
         for event in (*self._dones.values(), *self._gather_dones):
             self._driver.free_event(event)
         self._lanes.close()

@@ -268,6 +268,20 @@ def test_a_closed_communicator_keeps_no_memory_of_its_epoch(store, is_staged):
     assert Group(store, 2, is_staged=is_staged).run(work) == [(True, 0, 0)] * 2
 
 
+@WAYS
+def test_a_lost_device_keeps_no_communicator_from_being_closed(store, is_staged, caplog):
+    def work(communicator, runtime):
+        def lost():
+            raise RuntimeError("an illegal memory access")
+
+        segments, runtime.rest = communicator._segments, lost
+        communicator.close()
+        return len(segments.inboxes), communicator._poisoner._thread.is_alive()
+
+    assert Group(store, 2, is_staged=is_staged).run(work) == [(0, False)] * 2
+    assert "did not come to rest" in caplog.text
+
+
 def test_the_first_exchange_proves_the_way(store):
     def work(communicator, runtime):
         return is_first_right(communicator, runtime, 30.0)
