@@ -86,7 +86,7 @@ def test_every_task_runs_once_after_what_it_waits_for_on_a_lane_of_its_own(kind,
 
 
 @every_kind
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
 def test_the_first_job_is_delayed_by_no_more_than_its_slack_and_none_ends_later_than_in_turn(kind, data):
     jobs, free = data.draw(KINDS[kind])
@@ -97,7 +97,7 @@ def test_the_first_job_is_delayed_by_no_more_than_its_slack_and_none_ends_later_
 
 
 @every_kind
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_layout_is_nearly_as_short_as_the_best_of_all(kind, data):
     jobs, free = data.draw(KINDS[kind])

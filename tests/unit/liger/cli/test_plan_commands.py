@@ -190,6 +190,7 @@ def test_profile_is_json_when_asked(liger, serving):
         "num_tokens": 128,
         "context": 0,
         "duration_ns": 3_000_000,
+        "held_ns": 0,
     }
     assert found["corrections"][0]["batch"] is None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from liger.domain import Pooling
 from liger.models.store import models_root
@@ -27,27 +27,28 @@ def packaged(name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> tuple[Path, PreTrainedModel, list[list[int]]]:
+def smollm2() -> tuple[Path, list[list[int]], list[torch.Tensor], list[list[int]]]:
+    """The folder, prompts, and what transformers gives of them: logits and greedy tokens."""
     folder = packaged("smollm2-135m-instruct")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return folder, model, [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    prompts = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    options = {"max_new_tokens": NUM_TOKENS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with torch.inference_mode():
+        logits = [model(torch.tensor([prompt])).logits[0] for prompt in prompts]
+    tokens = [model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist() for prompt in prompts]
+    return folder, prompts, logits, tokens
 
 
 @ranks
 def test_smollm2_gives_the_logits_and_tokens_of_transformers(
-    smollm2: tuple[Path, PreTrainedModel, list[list[int]]], tp_size: int
+    smollm2: tuple[Path, list[list[int]], list[torch.Tensor], list[list[int]]], tp_size: int
 ) -> None:
-    folder, model, prompts = smollm2
+    folder, prompts, logits, tokens = smollm2
     lockstep = Lockstep(folder, tp_size, block_size=16, num_blocks=32)
-    for prompt, hidden in zip(prompts, lockstep.encode(prompts), strict=True):
-        with torch.inference_mode():
-            want = model(torch.tensor([prompt])).logits[0]
+    for hidden, want in zip(lockstep.encode(prompts), logits, strict=True):
         torch.testing.assert_close(lockstep.logits(hidden), want, rtol=0, atol=1e-3)
-    generated = lockstep.generate(prompts, NUM_TOKENS, chunk=32)
-    for prompt, tokens in zip(prompts, generated, strict=True):
-        options = {"max_new_tokens": NUM_TOKENS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        assert tokens == model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+    assert lockstep.generate(prompts, NUM_TOKENS, chunk=32) == tokens
 
 
 @ranks
