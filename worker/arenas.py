@@ -81,8 +81,3 @@ class DeviceArena:
         held = self.hold(name, host.shape, dtype)
         held.copy_(host, non_blocking=True)
         return held
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the memory held."""
-        return sum(map(len, self._buffers.values()))

@@ -19,7 +19,7 @@ from torch import Tensor
 from worker.arenas import Arena
 from worker.devices.capturer import Capturer, Graph, Relayed
 from worker.inputs import BatchInputs
-from worker.launching import LaunchStep
+from worker.launching import LaunchStep, launch_each
 from worker.slots import Slot, Work
 from worker.templates import Run
 
@@ -76,9 +76,9 @@ class GraphedLaunches:
         key = None
         if run.may_be_captured and not self._wants_steps():
             key = self._key(run, own, is_beside=len(slots) > 1)
-        captured = None if key is None else self._find(key, run, own, lambda: _launch_each(run, slots, launch))
+        captured = None if key is None else self._find(key, run, own, lambda: launch_each(run, slots, launch))
         if captured is None:
-            _launch_each(run, slots, launch)
+            launch_each(run, slots, launch)
             return
         captured.graph.replay()
         for slot in own:
@@ -163,11 +163,6 @@ class GraphedLaunches:
         self._graphs[key] = captured
         held = self._capturer.held_bytes / (1 << 20)
         _LOG.info("captured a run of %d steps; %d graphs hold %.0f MiB", num_steps, len(self._graphs), held)
-
-
-def _launch_each(run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
-    for planned in run.steps:
-        launch(planned, slots[planned.step.operand])
 
 
 def _kept(work: Work) -> Work:

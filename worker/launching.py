@@ -30,5 +30,10 @@ class LaunchEach:
 
     def __call__(self, run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
         """Launch the steps of a run."""
-        for planned in run.steps:
-            launch(planned, slots[planned.step.operand])
+        launch_each(run, slots, launch)
+
+
+def launch_each(run: Run, slots: Sequence[Slot], launch: LaunchStep) -> None:
+    """Launch one step of a run after another."""
+    for planned in run.steps:
+        launch(planned, slots[planned.step.operand])
